@@ -1,0 +1,111 @@
+"""A simulated shard as a node: ``RoundTask -> CohortReply``, thousands of phones at a time.
+
+What a phone would do alone (train, clip, round to the grid) happens here row by row; only the sum leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.clip import clip_rows
+from fedlearn.engine.population import Population
+from fedlearn.engine.registry import make_engine
+from fedlearn.engine.schedule import LocalTraining, schedule
+from fedlearn.errors import Reason
+from fedlearn.models.base import Model
+from fedlearn.privacy.grid import to_grid
+from fedlearn.privacy.sampling import RoundKey, included
+from fedlearn.rng import os_bytes, simulation_rng
+from fedlearn.task import CohortReply, RoundTask
+from fedlearn.types import Contribution, Level
+from fedlearn.wire import NONCE_BYTES, task_digest
+
+PHONES_AT_ONCE = 512
+
+
+@dataclass(slots=True)
+class _Tally:
+    """The running sum of a cohort and its unprotected figures."""
+
+    total: NDArray[Any]
+    count: int = 0
+    trained: int = 0
+    clipped: int = 0
+    loss_sum: float = 0.0
+    norm_sum: float = 0.0
+    not_finite: int = 0
+
+
+@dataclass(frozen=True)
+class SimulatedCohort:
+    """The phones of one shard behind one call.
+
+    Guarantee: every phone's update enters the sum with weight one and L2 norm <= ``task.l2_clip_norm``, or not at
+    all; with a grid, it is rounded toward zero first, which cannot lengthen it. An update that is not finite is left
+    out and counted.
+
+    Args:
+        population: the shard's phones.
+        model: what they train.
+        engine: ``vmap`` or ``loop``.
+    """
+
+    population: Population
+    model: Model = field(repr=False)
+    engine: str = "vmap"
+
+    def __call__(self, task: RoundTask) -> CohortReply:
+        """Train every included phone and return the cohort's contribution."""
+        tally = _Tally(np.zeros(task.dimension, np.float64 if task.grid_step is None else np.int64))
+        for positions in self._included(task):
+            self._train(positions, task, tally)
+        contribution = Contribution(
+            codec="f64" if task.grid_step is None else "grid64",
+            scale=task.grid_step or 1.0,
+            level=Level.COHORT,
+            count=tally.count,
+            l2_bound=tally.count * task.l2_clip_norm,
+            task_digest=task_digest(task),
+            nonce=os_bytes(NONCE_BYTES),
+            values=tally.total,
+        )
+        rejected = {Reason.NOT_FINITE: tally.not_finite} if tally.not_finite else {}
+        return CohortReply(contribution, tally.loss_sum, tally.trained, tally.clipped, tally.norm_sum, rejected)
+
+    def _included(self, task: RoundTask) -> Iterator[list[int]]:
+        chosen = np.flatnonzero(included(RoundKey(task.round_key), self.population.ids, task.sampling_probability))
+        for start in range(0, len(chosen), PHONES_AT_ONCE):
+            yield chosen[start : start + PHONES_AT_ONCE].tolist()
+
+    def _train(self, positions: list[int], task: RoundTask, tally: _Tally) -> None:
+        terms = task.training
+        training = LocalTraining(terms.epochs, terms.batch_size, terms.learning_rate, terms.shuffle)
+        clients = self.population.examples(positions, task)
+        orders = [
+            schedule(
+                client.count,
+                training,
+                simulation_rng(task.seed, task.step, self.population.ids[position], "shuffle"),
+            )
+            for position, client in zip(positions, clients, strict=True)
+        ]
+        engine = make_engine(self.engine, self.model, learning_rate=terms.learning_rate)
+        updates = engine.updates(task.parameters, clients, orders)
+        rows = clip_rows(updates.deltas, task.l2_clip_norm)
+        kept = rows.values[rows.finite]
+        if task.grid_step is None:
+            tally.total += kept.sum(axis=0)
+        else:
+            tally.total += to_grid(kept, task.grid_step).sum(axis=0)
+        trained = rows.finite & (updates.examples > 0)
+        tally.count += len(kept)
+        tally.trained += int(trained.sum())
+        tally.clipped += int((rows.clipped & rows.finite).sum())
+        tally.loss_sum += float(updates.losses[trained].sum())
+        tally.norm_sum += float(rows.norms[trained].sum())
+        tally.not_finite += int((~rows.finite).sum())

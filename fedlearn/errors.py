@@ -1,0 +1,236 @@
+"""The one exception tree of fedlearn.
+
+Every leaf carries a stable ``code``; ``docs/errors.md`` has one entry per code that says what to do. ::
+
+    FedlearnError
+    |- ConfigError            FL100  a setting is wrong
+    |  |- UnknownSetting      FL101  a key or choice that does not exist
+    |  |- OutOfRange          FL102  a value outside its allowed range
+    |  '- MissingDependency   FL103  an optional package is not installed
+    |- DataError              FL200  a data set cannot be used
+    |  |- DataMissing         FL201  a file is not where data.root says
+    |  |- DataCorrupt         FL202  a file is there but cannot be read
+    |  |- EmptyPopulation     FL203  no device, or no device with an example
+    |  '- CatalogueMismatch   FL204  a Query was made against another catalogue
+    |- WireError              FL300  bytes that are not one of our messages
+    |  |- MalformedMessage    FL301  undecodable, or a required field is absent
+    |  |- MessageTooLarge     FL302  over the size cap
+    |  |- VersionUnsupported  FL303  made by another wire version
+    |  '- CodecRefused        FL304  a codec that is unknown or reserved (ring64)
+    |- ContributionRejected   FL400  a contribution that may not be added (has a reason)
+    |- PrivacyError           FL500  a private step that may not happen
+    |  |- BudgetExceeded      FL501  the run would spend more than its budget
+    |  |- CannotCalibrate     FL502  no noise multiplier meets the target
+    |  |- InvalidSpend        FL503  an event that no accountant here can compose
+    |  '- ChargeMismatch      FL504  a release without its own unused charge
+    |- LedgerError            FL600  the ledger cannot be used
+    |  |- LedgerLocked        FL601  another process holds it
+    |  '- LedgerDamaged       FL602  its content contradicts itself
+    '- RunError               FL700  a run cannot go on
+       |- RunDirectoryInUse   FL701  the directory holds a run of another config
+       |- ResumeRefused       FL702  the run to resume is absent or was changed
+       |- RoundFailed         FL703  no usable reply arrived
+       '- RunInterrupted      FL704  stopped by the user; can be resumed
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class FedlearnError(Exception):
+    """Base of every error fedlearn raises on purpose; ``code`` is stable across releases."""
+
+    code: ClassVar[str] = "FL000"
+
+
+class ConfigError(FedlearnError, ValueError):
+    """A setting is wrong; the message names the field and the fix."""
+
+    code = "FL100"
+
+
+class UnknownSetting(ConfigError):
+    """A key or a choice that does not exist."""
+
+    code = "FL101"
+
+
+class OutOfRange(ConfigError):
+    """A value outside its allowed range."""
+
+    code = "FL102"
+
+
+class MissingDependency(ConfigError):
+    """An optional package is not installed; the message is the install line."""
+
+    code = "FL103"
+
+
+class DataError(FedlearnError):
+    """A data set cannot be used."""
+
+    code = "FL200"
+
+
+class DataMissing(DataError):
+    """A file is not where ``data.root`` says."""
+
+    code = "FL201"
+
+
+class DataCorrupt(DataError):
+    """A file is there but cannot be read as what it should be."""
+
+    code = "FL202"
+
+
+class EmptyPopulation(DataError):
+    """No device, or no device with an example."""
+
+    code = "FL203"
+
+
+class CatalogueMismatch(DataError):
+    """A Query was made against another catalogue."""
+
+    code = "FL204"
+
+
+class WireError(FedlearnError):
+    """Bytes that are not one of our messages."""
+
+    code = "FL300"
+
+
+class MalformedMessage(WireError):
+    """Undecodable bytes, or a required field is absent."""
+
+    code = "FL301"
+
+
+class MessageTooLarge(WireError):
+    """A message over the size cap."""
+
+    code = "FL302"
+
+
+class VersionUnsupported(WireError):
+    """A message made by another wire version."""
+
+    code = "FL303"
+
+
+class CodecRefused(WireError):
+    """A codec that is unknown, or reserved and not built yet (``ring64``)."""
+
+    code = "FL304"
+
+
+class Reason(StrEnum):
+    """Why a contribution was rejected; the strings are stable and counted in reports."""
+
+    MALFORMED = "malformed"
+    OVERSIZE = "oversize"
+    WRONG_TASK = "wrong_task_digest"
+    WRONG_SHAPE = "wrong_shape"
+    WRONG_DTYPE = "wrong_dtype"
+    WRONG_LEVEL = "wrong_level"
+    NOT_FINITE = "not_finite"
+    OVER_NORM = "over_norm"
+    OVER_COUNT = "over_count"
+    DUPLICATE = "duplicate"
+    FAILED = "failed"
+
+
+class ContributionRejected(FedlearnError):
+    """A contribution that may not be added to a sum.
+
+    The round goes on without it; ``reason`` is what the round counts.
+    """
+
+    code = "FL400"
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+class PrivacyError(FedlearnError):
+    """A private step that may not happen."""
+
+    code = "FL500"
+
+
+class BudgetExceeded(PrivacyError):
+    """The run would spend more than its budget."""
+
+    code = "FL501"
+
+
+class CannotCalibrate(PrivacyError):
+    """No noise multiplier in range meets the target epsilon."""
+
+    code = "FL502"
+
+
+class InvalidSpend(PrivacyError, ValueError):
+    """An event that no accountant here can compose, or a parameter it refuses."""
+
+    code = "FL503"
+
+
+class ChargeMismatch(PrivacyError):
+    """A release without its own unused charge."""
+
+    code = "FL504"
+
+
+class LedgerError(FedlearnError):
+    """The ledger cannot be used."""
+
+    code = "FL600"
+
+
+class LedgerLocked(LedgerError):
+    """Another process holds the ledger."""
+
+    code = "FL601"
+
+
+class LedgerDamaged(LedgerError):
+    """The ledger's content contradicts itself."""
+
+    code = "FL602"
+
+
+class RunError(FedlearnError):
+    """A run cannot go on."""
+
+    code = "FL700"
+
+
+class RunDirectoryInUse(RunError):
+    """The directory holds a run of another config."""
+
+    code = "FL701"
+
+
+class ResumeRefused(RunError):
+    """The run to resume is absent, or its config, data or code was changed."""
+
+    code = "FL702"
+
+
+class RoundFailed(RunError):
+    """No usable reply arrived."""
+
+    code = "FL703"
+
+
+class RunInterrupted(RunError):
+    """Stopped by the user; the run directory can be resumed."""
+
+    code = "FL704"

@@ -1,0 +1,20 @@
+"""Queries and match features: pure numpy, the same code on a phone and in simulation. Specification: docs/features.md."""
+
+from fedlearn.features.index import CatalogueIndex
+from fedlearn.features.ingest import make_query
+from fedlearn.features.match import FEATURES, FeatureSpec, feature_mask, match, match_all
+from fedlearn.features.query import Query
+from fedlearn.features.store import QueryStore, QueryStoreWriter
+
+__all__ = [
+    "FEATURES",
+    "CatalogueIndex",
+    "FeatureSpec",
+    "Query",
+    "QueryStore",
+    "QueryStoreWriter",
+    "feature_mask",
+    "make_query",
+    "match",
+    "match_all",
+]

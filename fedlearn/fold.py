@@ -1,0 +1,149 @@
+"""The streaming, order-independent sum of one step: checks each contribution, then adds it.
+
+One class serves a gateway or shard (phone-level contributions) and the server (cohort-level ones). What fails a check
+is left out and counted by reason; the round goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedlearn.codec import codec_by_name, valid_scale
+from fedlearn.errors import (
+    CodecRefused,
+    ContributionRejected,
+    MessageTooLarge,
+    Reason,
+    RoundFailed,
+    WireError,
+)
+from fedlearn.types import BoundedSum, Contribution, Level
+
+COHORT_NORM_SLACK = 1e-9
+"""Relative slack on a cohort's norm bound: a sum of n vectors of norm C has norm n * C only up to f64 rounding."""
+
+ENVELOPE_BYTES = 4096
+"""Room for everything in a message but the vector."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldTerms:
+    """What a contribution must satisfy to be added.
+
+    Args:
+        task_digest: digest of the task of this step.
+        dimension: length d of the vector.
+        l2_clip_norm: bound on one phone's update.
+        grid_step: grid of the sum, or None for f64 sums.
+        level: ``phone`` at a gateway or shard, ``cohort`` at the server.
+    """
+
+    task_digest: bytes
+    dimension: int
+    l2_clip_norm: float
+    grid_step: float | None
+    level: Level
+
+    @property
+    def max_bytes(self) -> int:
+        """Size cap of one contribution's message."""
+        return 8 * self.dimension + ENVELOPE_BYTES
+
+
+class Fold:
+    """Adds contributions as they arrive, holding one vector whatever their number.
+
+    Guarantee: every vector that entered the sum is finite, of the right shape, answers this task, is counted once,
+    and has norm <= ``l2_clip_norm`` (phone) or <= ``count * l2_clip_norm`` (cohort; that each phone inside was
+    clipped is the node's word). With a grid the sum is exact, hence independent of order and layout.
+    """
+
+    def __init__(self, terms: FoldTerms) -> None:
+        self._terms = terms
+        self._codec = codec_by_name("f64" if terms.grid_step is None else "grid64")
+        self._sum = np.zeros(terms.dimension, dtype=self._codec.dtype)
+        self._nonces: set[bytes] = set()
+        self.count = 0
+        self.accepted = 0
+        self.rejected: Counter[Reason] = Counter()
+
+    def offer(self, decode: Callable[[], Contribution], reserved: int = 1) -> Contribution | None:
+        """Add the contribution that ``decode`` returns, or count why not.
+
+        Args:
+            decode: parses the message; a WireError counts as malformed or oversize.
+            reserved: most phones this sender may speak for.
+
+        Returns:
+            the contribution if it was added, else None.
+        """
+        try:
+            contribution = decode()
+            self._check(contribution, reserved)
+        except ContributionRejected as error:
+            self.rejected[error.reason] += 1
+            return None
+        except MessageTooLarge:
+            self.rejected[Reason.OVERSIZE] += 1
+            return None
+        except WireError:
+            self.rejected[Reason.MALFORMED] += 1
+            return None
+        self._nonces.add(contribution.nonce)
+        self._sum = codec_by_name(contribution.codec).add(self._sum, contribution.values)
+        self.count += contribution.count
+        self.accepted += 1
+        return contribution
+
+    def bounded_sum(self, step: int, l2_sensitivity: float) -> BoundedSum:
+        """Return the sum with the step's planned sensitivity; raise RoundFailed if nothing was accepted."""
+        if self.accepted == 0:
+            counted = ", ".join(f"{reason}: {n}" for reason, n in self.rejected.items()) or "no reply arrived"
+            raise RoundFailed(f"step {step}: no contribution was accepted ({counted}).")
+        values = self._codec.decode(self._sum, self._terms.grid_step or 1.0)
+        return BoundedSum(values, l2_sensitivity, self._terms.grid_step, step, self.count)
+
+    def _check(self, contribution: Contribution, reserved: int) -> None:
+        terms = self._terms
+        if contribution.level is not terms.level:
+            raise ContributionRejected(Reason.WRONG_LEVEL, f"level {contribution.level}, expected {terms.level}")
+        if contribution.task_digest != terms.task_digest:
+            raise ContributionRejected(Reason.WRONG_TASK, "answers another task")
+        self._check_encoding(contribution)
+        if contribution.nonce in self._nonces:
+            raise ContributionRejected(Reason.DUPLICATE, "nonce was seen before")
+        if contribution.count > reserved or (terms.level is Level.PHONE and contribution.count != 1):
+            raise ContributionRejected(Reason.OVER_COUNT, f"speaks for {contribution.count} phones, has {reserved}")
+        self._check_norm(contribution)
+
+    def _check_encoding(self, contribution: Contribution) -> None:
+        try:
+            codec = codec_by_name(contribution.codec)
+        except CodecRefused as error:
+            raise ContributionRejected(Reason.WRONG_DTYPE, str(error)) from error
+        if codec.sum_name != self._codec.name or contribution.values.dtype != codec.dtype:
+            detail = f"{contribution.codec} of {contribution.values.dtype} cannot enter a {self._codec.name} sum"
+            raise ContributionRejected(Reason.WRONG_DTYPE, detail)
+        expected = self._terms.grid_step or 1.0
+        if not valid_scale(codec, contribution.scale) or contribution.scale != expected:
+            raise ContributionRejected(Reason.WRONG_DTYPE, f"scale {contribution.scale}, expected {expected}")
+        if contribution.values.shape != (self._terms.dimension,):
+            detail = f"shape {contribution.values.shape}, expected ({self._terms.dimension},)"
+            raise ContributionRejected(Reason.WRONG_SHAPE, detail)
+
+    def _check_norm(self, contribution: Contribution) -> None:
+        vector = codec_by_name(contribution.codec).decode(contribution.values, contribution.scale)
+        if not np.isfinite(vector).all():
+            raise ContributionRejected(Reason.NOT_FINITE, "NaN or infinity in the vector")
+        bound = contribution.count * self._terms.l2_clip_norm
+        # scaled by its largest entry, so that squaring a huge vector cannot overflow into a pass
+        largest = float(np.max(np.abs(vector), initial=0.0))
+        norm = largest * math.sqrt(float(np.sum((vector / largest) ** 2))) if largest > 0.0 else 0.0
+        slack = COHORT_NORM_SLACK if self._terms.level is Level.COHORT else 0.0
+        if norm > bound * (1.0 + slack) or not contribution.l2_bound <= bound * (1.0 + slack):
+            raise ContributionRejected(Reason.OVER_NORM, f"norm {norm:.6g} over the bound {bound:.6g}")

@@ -1,0 +1,1 @@
+"""The lab's sub-commands, one file each: ``main(arguments) -> exit status``."""

@@ -1,0 +1,221 @@
+"""A whole experiment as frozen objects: what Hydra's config becomes at the door (``door.py``)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedlearn.errors import OutOfRange
+
+Scalar = bool | int | float | str
+Options = Mapping[str, Scalar]
+
+
+PLACE = frozenset({"run", "tracking"})
+"""Groups that say where a run is written: they decide no result."""
+
+
+@dataclass(frozen=True, slots=True)
+class CityData:
+    """The simulated city; ranges are checked where the city is built."""
+
+    name: str
+    devices: int
+    rho: float
+    seed: int
+    language: str
+    restaurants: int
+    sessions_min: int
+    sessions_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class CrossWozData:
+    """CrossWOZ by path."""
+
+    name: str
+    root: str
+    domain: str
+    file: str
+    folds: int
+    fold_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class PluginData:
+    """A data set found through an entry point."""
+
+    name: str
+    options: Options
+    folds: int
+    fold_by: str
+
+
+DataConfig = CityData | CrossWozData | PluginData
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesConfig:
+    """Sources that may become features."""
+
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The model, by name."""
+
+    name: str
+    options: Options
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """How a phone trains."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    shuffle: bool
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyConfig:
+    """The guarantee that is asked for; ``mode`` is ``none`` or ``gaussian``."""
+
+    mode: str
+    epsilon: float | None
+    delta: float | None
+    clip: float
+    noise_multiplier: float | None
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the run promises anything."""
+        return self.mode != "none"
+
+
+@dataclass(frozen=True, slots=True)
+class CohortConfig:
+    """Rounds, and either the expected cohort size or the sampling probability."""
+
+    rounds: int
+    size: int | None
+    fraction: float | None
+
+    def sampling_probability(self, population: int) -> float:
+        """Return q in (0, 1], or raise OutOfRange naming the field."""
+        if self.fraction is not None:
+            return self.fraction
+        size = self.size or 0
+        if size > population:
+            raise OutOfRange(
+                f"cohort.size={size}: the sampling probability would be {size / population:.3g} > 1; "
+                f"use at most the population, {population}."
+            )
+        return size / population
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptConfig:
+    """torch.optim on the pseudo-gradient."""
+
+    name: str
+    learning_rate: float
+    options: Options
+    average_last: float
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeConfig:
+    """Where a round's nodes live."""
+
+    name: str
+    shards: int
+    engine: str
+    threads: int
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingConfig:
+    """Where figures are sent besides the run directory."""
+
+    name: str
+    uri: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """The approval an enrolled population needs."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """What is measured, and against what."""
+
+    metrics: tuple[str, ...]
+    every: int
+    controls: bool
+    bootstrap: int
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputConfig:
+    """The run's name and directory (None: ``runs/NAME-TIME-DIGEST``)."""
+
+    name: str
+    dir: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentConfig:
+    """A whole, validated experiment."""
+
+    data: DataConfig
+    features: FeaturesConfig
+    model: ModelConfig
+    client: ClientConfig
+    privacy: PrivacyConfig
+    cohort: CohortConfig
+    server_opt: ServerOptConfig
+    runtime: RuntimeConfig
+    tracking: TrackingConfig
+    policy: PolicyConfig
+    evaluation: EvaluationConfig
+    run: OutputConfig
+    seeds: tuple[int, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over everything that decides the result: all of it but the run's place and the trackers."""
+        content = {key: value for key, value in to_plain(self).items() if key not in PLACE}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def to_plain(config: ExperimentConfig) -> dict[str, Any]:
+    """Return nested dicts and lists, as written to ``config.yaml``."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return plain
+
+
+def flat_settings(config: ExperimentConfig) -> tuple[tuple[str, str], ...]:
+    """Return (dotted key, value as text) of everything that decides the result, in order of key."""
+    leaves: list[tuple[str, str]] = []
+
+    def walk(prefix: str, value: object) -> None:
+        if isinstance(value, dict) and value:
+            for key, child in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, child)
+        else:
+            leaves.append((prefix, json.dumps(value, ensure_ascii=False)))
+
+    walk("", {key: value for key, value in to_plain(config).items() if key not in PLACE})
+    return tuple(sorted(leaves))

@@ -1,0 +1,150 @@
+"""The door between Hydra and the house: a strict conversion into frozen objects. ``DictConfig`` travels no further."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+from fedlearn.errors import ConfigError, UnknownSetting
+from fedlearn.lab.config import (
+    CityData,
+    ClientConfig,
+    CohortConfig,
+    CrossWozData,
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    FeaturesConfig,
+    ModelConfig,
+    OutputConfig,
+    PluginData,
+    PolicyConfig,
+    PrivacyConfig,
+    RuntimeConfig,
+    ServerOptConfig,
+    TrackingConfig,
+    to_plain,
+)
+from fedlearn.lab.schemas import DATA_SCHEMAS, PluginSchema, RootSchema
+from fedlearn.lab.validate import validate
+
+
+def from_hydra(config: DictConfig | dict[str, Any]) -> ExperimentConfig:
+    """Convert strictly; raise UnknownSetting or ConfigError naming the field and the fix.
+
+    Hydra lets ``+group.typo=1`` through, and ``OmegaConf.to_object`` drops it silently; merging the container into a
+    fresh structured schema refuses it.
+    """
+    plain = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    if not isinstance(plain, dict):
+        raise ConfigError("the config must be a mapping of groups, e.g. experiment=city_quick.")
+    content = {str(key): value for key, value in plain.items() if key != "hydra"}
+    data = content.pop("data", None)
+    if not isinstance(data, dict) or not data.get("name"):
+        raise ConfigError("data.name is missing: choose a data set, e.g. data=city or data=crosswoz.")
+    if "experiment" in content and content["experiment"] is None:
+        content.pop("experiment")
+    merged_data = _merge(DATA_SCHEMAS.get(str(data["name"]), PluginSchema), data, "data.")
+    root = _merge(RootSchema, content, "")
+    experiment = ExperimentConfig(
+        data=_data(merged_data),
+        features=FeaturesConfig(tuple(root["features"]["sources"])),
+        model=ModelConfig(**root["model"]),
+        client=ClientConfig(**root["client"]),
+        privacy=PrivacyConfig(**root["privacy"]),
+        cohort=CohortConfig(**root["cohort"]),
+        server_opt=ServerOptConfig(**root["server_opt"]),
+        runtime=RuntimeConfig(**root["runtime"]),
+        tracking=TrackingConfig(**root["tracking"]),
+        policy=PolicyConfig(**root["policy"]),
+        evaluation=EvaluationConfig(**{**root["evaluation"], "metrics": tuple(root["evaluation"]["metrics"])}),
+        run=OutputConfig(**root["run"]),
+        seeds=tuple(root["seeds"]),
+    )
+    validate(experiment)
+    return experiment
+
+
+def from_plain(plain: Mapping[str, Any]) -> ExperimentConfig:
+    """Convert nested dicts, as ``to_plain`` returns them."""
+    return from_hydra(OmegaConf.create(dict(plain)))
+
+
+def setting_paths() -> list[str]:
+    """Return every dotted key that exists, for hints."""
+    data = {f"data.{path}" for schema in (*DATA_SCHEMAS.values(), PluginSchema) for path in _paths(schema)}
+    return sorted({*_paths(RootSchema), *data} - {"data"})
+
+
+def load_yaml(path: Path) -> ExperimentConfig:
+    """Read a resolved ``config.yaml`` back."""
+    loaded = OmegaConf.load(path)
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{path}: expected a mapping of groups.")
+    return from_hydra(loaded)
+
+
+def save_yaml(config: ExperimentConfig, path: Path) -> None:
+    """Write the resolved config."""
+    OmegaConf.save(OmegaConf.create(to_plain(config)), path)
+
+
+def _merge(schema: type[Any], values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    try:
+        merged = OmegaConf.to_container(
+            OmegaConf.merge(OmegaConf.structured(schema), values), throw_on_missing=schema is not RootSchema
+        )
+    except ConfigKeyError as error:
+        raise _unknown_key(schema, prefix, error) from error
+    except MissingMandatoryValue as error:
+        key = f"{prefix}{error.full_key or error.key}"
+        raise ConfigError(f"{key} is missing: set it on the command line, e.g. {key}=VALUE.") from error
+    except (ValidationError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{prefix}{error.full_key or error.key}: {reason}.") from error
+    return {str(key): value for key, value in dict(merged).items()} if isinstance(merged, dict) else {}
+
+
+def _unknown_key(schema: type[Any], prefix: str, error: ConfigKeyError) -> UnknownSetting:
+    full = str(error.full_key or error.key)
+    known = _paths(schema)
+    near = difflib.get_close_matches(full, known, n=1)
+    parent = full.rpartition(".")[0]
+    siblings = sorted({_child(path, parent) for path in known if path.startswith(f"{parent}." if parent else "")})
+    hint = f"did you mean {prefix}{near[0]}? " if near else ""
+    return UnknownSetting(
+        f"{prefix}{full} does not exist: {hint}Known here: {', '.join(prefix + path for path in siblings or known)}."
+    )
+
+
+def _child(path: str, parent: str) -> str:
+    """First step of ``path`` below ``parent``."""
+    rest = path.removeprefix(f"{parent}.") if parent else path
+    step = rest.split(".")[0]
+    return f"{parent}.{step}" if parent else step
+
+
+def _paths(schema: type[Any], prefix: str = "") -> list[str]:
+    content = OmegaConf.structured(schema)
+    found: list[str] = []
+    for key in content:
+        node_type = OmegaConf.get_type(content, key)
+        if node_type is not None and is_dataclass(node_type):
+            found.extend(_paths(node_type, f"{prefix}{key}."))
+        else:
+            found.append(f"{prefix}{key}")
+    return found
+
+
+def _data(values: dict[str, Any]) -> DataConfig:
+    if values["name"] == "city":
+        return CityData(**values)
+    if values["name"] == "crosswoz":
+        return CrossWozData(**values)
+    return PluginData(**values)

@@ -1,0 +1,155 @@
+"""From a config to what trainings share: the Query store, the catalogue's index, and the splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fedlearn.errors import DataError, EmptyPopulation
+from fedlearn.features import CatalogueIndex, make_query
+from fedlearn.features.store import QueryStore, QueryStoreWriter
+from fedlearn.lab.config import CityData, DataConfig
+from fedlearn.lab.dataset import SessionDataset
+from fedlearn.lab.feature_table import FeatureTable
+from fedlearn.lab.registry import build_dataset
+from fedlearn.privacy._dirs import cache_directory
+from fedlearn.rng import simulation_rng
+from fedlearn.types import I64
+
+SPLIT_SEED = 0
+"""Splits are part of the protocol: the same for every training seed."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set whose text is gone: Queries in a memory-mapped store, and the public catalogue's index."""
+
+    dataset: SessionDataset
+    index: CatalogueIndex
+    store: QueryStore = field(repr=False)
+    _tables: dict[tuple[str, ...], FeatureTable] = field(default_factory=dict, repr=False)
+
+    def table(self, sources: tuple[str, ...]) -> FeatureTable:
+        """Return the match features of the store for these sources; everything in a process shares one cache."""
+        key = tuple(sorted(sources))
+        if key not in self._tables:
+            self._tables[key] = FeatureTable(self.store.query, self.index, key)
+        return self._tables[key]
+
+    @cached_property
+    def labels(self) -> I64:
+        """i64[rows], the chosen item of each session."""
+        return np.asarray(self.store.labels, dtype=np.int64)
+
+    @cached_property
+    def device_of_row(self) -> I64:
+        """i64[rows], position of each session's device."""
+        sizes = [len(self.store.rows(device)) for device in range(len(self.store.devices))]
+        return np.repeat(np.arange(len(sizes)), sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One fold: the phones that train, what they train on, and what is tested.
+
+    Args:
+        fold: 0-based.
+        devices: positions of the phones of the training population.
+        train: i64[...], rows trained on, ascending.
+        test: i64[...], rows tested, ascending.
+    """
+
+    fold: int
+    devices: I64 = field(repr=False)
+    train: I64 = field(repr=False)
+    test: I64 = field(repr=False)
+
+
+_PREPARED: dict[str, Prepared] = {}
+
+
+def prepare(data: DataConfig) -> Prepared:
+    """Return the prepared data set; the store is made once and reused by every later run on the same data.
+
+    A process keeps the last data set it prepared: the trainings of a study share it.
+    """
+    key = json.dumps(asdict(data), sort_keys=True)
+    if key not in _PREPARED:
+        _PREPARED.clear()
+        _PREPARED[key] = _prepare(data)
+    return _PREPARED[key]
+
+
+def _prepare(data: DataConfig) -> Prepared:
+    dataset = build_dataset(data)
+    index = CatalogueIndex.build(dataset.catalogue)
+    folder = (
+        cache_directory() / "populations" / hashlib.sha256(f"{dataset.digest}/{index.digest}".encode()).hexdigest()[:32]
+    )
+    try:
+        store = QueryStore.open(folder, index)
+    except DataError:
+        _write_store(folder, dataset, index)
+        store = QueryStore.open(folder, index)
+    if len(store) == 0:
+        raise EmptyPopulation("the data set has no session: nothing to train on; choose another split file or domain.")
+    return Prepared(dataset, index, store)
+
+
+def splits(prepared: Prepared, data: DataConfig) -> tuple[Split, ...]:
+    """Return the folds of the data set's protocol."""
+    if isinstance(data, CityData) or data.fold_by == "last_session":
+        return (_last_session(prepared),)
+    if data.fold_by == "user":
+        keys = [prepared.store.devices[device] for device in prepared.device_of_row]
+    else:
+        keys = list(prepared.store.groups)
+    return tuple(_folds(prepared, keys, data.folds))
+
+
+def _folds(prepared: Prepared, keys: Sequence[str], folds: int) -> Iterator[Split]:
+    distinct = sorted(set(keys))
+    if len(distinct) < folds:
+        raise EmptyPopulation(f"data.folds={folds}: there are only {len(distinct)} groups to split; use fewer folds.")
+    order = simulation_rng(SPLIT_SEED, -1, "", "folds").permutation(len(distinct))
+    fold_of = {distinct[position]: place % folds for place, position in enumerate(order)}
+    fold_of_row = np.array([fold_of[key] for key in keys])
+    for fold in range(folds):
+        train = np.flatnonzero(fold_of_row != fold)
+        test = np.flatnonzero(fold_of_row == fold)
+        yield Split(fold, np.unique(prepared.device_of_row[train]), train, test)
+
+
+def _last_session(prepared: Prepared) -> Split:
+    rows = [prepared.store.rows(device) for device in range(len(prepared.store.devices))]
+    test = np.array([part[-1] for part in rows if len(part)], dtype=np.int64)
+    train = np.setdiff1d(np.arange(len(prepared.store)), test)
+    return Split(0, np.arange(len(rows)), train, test)
+
+
+def _write_store(folder: Path, dataset: SessionDataset, index: CatalogueIndex) -> None:
+    """Write beside, then rename: two runs that start at once both end with a whole store."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".store-", dir=folder.parent))
+    try:
+        with QueryStoreWriter(partial, index) as writer:
+            for device in dataset.devices():
+                writer.add(
+                    device.id,
+                    [make_query(session, index) for session in device.sessions],
+                    [session.chosen for session in device.sessions],
+                    [session.group for session in device.sessions],
+                )
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,90 @@
+"""Turns what a round did into a line of ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from fedlearn.lab.evaluation import Metric
+from fedlearn.lab.training import Training
+from fedlearn.models.base import Parameters
+from fedlearn.privacy.accountants import epsilon_curve
+from fedlearn.report.rounds import Evaluation, RoundRecord, read_rounds, round_line, write_rounds
+from fedlearn.report.summary import ROUNDS_FILE
+from fedlearn.types import I64
+from fedlearn_server.checkpoint import load_checkpoint
+from fedlearn_server.round import RoundOutcome
+
+
+@dataclass
+class RoundRecorder:
+    """Observes the rounds of one training.
+
+    A record is on disk before its model is published; when a run resumes, records of steps that were not published
+    are dropped, so that there is exactly one a published step.
+
+    Args:
+        model: name of the model's row.
+        training: the training.
+        metrics: name -> metric, evaluated every ``evaluation.every`` rounds and after the last.
+        rank: model -> ranks of the test rows.
+        observe: called with each record.
+    """
+
+    model: str
+    training: Training
+    metrics: Mapping[str, Metric]
+    rank: Callable[[Parameters], I64] = field(repr=False)
+    observe: Callable[[RoundRecord], None] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        path = self.training.directory / ROUNDS_FILE
+        checkpoint = load_checkpoint(self.training.directory)
+        published = 0 if checkpoint is None else checkpoint.step
+        kept = [record for record in read_rounds(path) if record.step < published] if path.exists() else []
+        write_rounds(path, kept)
+        for record in kept:
+            self.observe(record)
+
+    def __call__(self, outcome: RoundOutcome) -> None:
+        """Write the round's record durably, then show it."""
+        unprotected = outcome.unprotected
+        record = RoundRecord(
+            model=self.model,
+            seed=self.training.seed,
+            fold=self.training.split.fold,
+            round=outcome.step,
+            step=outcome.step,
+            loss=unprotected.loss,
+            cohort=unprotected.cohort,
+            clipped_fraction=unprotected.clipped_fraction,
+            signal_to_noise=unprotected.signal_to_noise,
+            update_norm=outcome.update_norm,
+            epsilon=self._epsilon(outcome.charges),
+            rejected=dict(unprotected.rejected),
+            evaluation=self._evaluation(outcome),
+            seconds=outcome.seconds,
+        )
+        with (self.training.directory / ROUNDS_FILE).open("a", encoding="utf-8") as file:
+            file.write(round_line(record))
+            file.flush()
+            os.fsync(file.fileno())
+        self.observe(record)
+
+    def _evaluation(self, outcome: RoundOutcome) -> tuple[Evaluation, ...]:
+        config = self.training.config
+        last = outcome.step + 1 == config.cohort.rounds
+        if not last and (outcome.step + 1) % config.evaluation.every:
+            return ()
+        ranks = self.rank(outcome.model)
+        return tuple(Evaluation(name, float(metric(ranks).mean())) for name, metric in self.metrics.items())
+
+    def _epsilon(self, charges: int) -> float | None:
+        return self._curve[charges] if self._curve else None
+
+    @cached_property
+    def _curve(self) -> tuple[float, ...]:
+        plan = self.training.plan
+        return () if plan is None else epsilon_curve(plan.event, range(plan.steps + 1), plan.delta)

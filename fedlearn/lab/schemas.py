@@ -1,0 +1,186 @@
+"""Hydra's view of a config: plain dataclass schemas in the ConfigStore. Nothing but ``config.py`` reads them.
+
+They are not frozen because Hydra cannot use a frozen dataclass as a schema.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+# OmegaConf resolves these annotations at run time, so this module keeps to the types it knows.
+
+
+@dataclass
+class CitySchema:
+    """The simulated city."""
+
+    name: str = "city"
+    devices: int = 1000
+    rho: float = 0.6
+    seed: int = 0
+    language: str = "mixed"
+    restaurants: int = 600
+    sessions_min: int = 3
+    sessions_max: int = 6
+
+
+@dataclass
+class CrossWozSchema:
+    """CrossWOZ, task B1."""
+
+    name: str = "crosswoz"
+    root: str = MISSING
+    domain: str = "restaurant"
+    file: str = "val.json.zip"
+    folds: int = 5
+    fold_by: str = "dialogue"
+
+
+@dataclass
+class PluginSchema:
+    """A data set found through an entry point."""
+
+    name: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+    folds: int = 1
+    fold_by: str = "last_session"
+
+
+@dataclass
+class FeaturesSchema:
+    """Which sources may become features."""
+
+    sources: list[str] = field(default_factory=lambda: ["catalogue", "chat", "choices"])
+
+
+@dataclass
+class ModelSchema:
+    """The model, by name."""
+
+    name: str = "match"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ClientSchema:
+    """How a phone trains."""
+
+    epochs: int = 1
+    batch_size: int = 16
+    learning_rate: float = 0.5
+    shuffle: bool = True
+    candidates: int = 64
+
+
+@dataclass
+class PrivacySchema:
+    """The guarantee that is asked for."""
+
+    mode: str = "gaussian"
+    epsilon: float | None = 3.0
+    delta: float | None = 1e-4
+    clip: float = 1.0
+    noise_multiplier: float | None = None
+
+
+@dataclass
+class CohortSchema:
+    """How many phones take part in a round, and how many rounds there are."""
+
+    rounds: int = 40
+    size: int | None = None
+    fraction: float | None = 0.5
+
+
+@dataclass
+class ServerOptSchema:
+    """torch.optim on the pseudo-gradient."""
+
+    name: str = "sgd"
+    learning_rate: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+    average_last: float = 0.5
+
+
+@dataclass
+class RuntimeSchema:
+    """Where a round's nodes live."""
+
+    name: str = "in_process"
+    shards: int = 1
+    engine: str = "vmap"
+    threads: int = 1
+    deadline_s: float = 600.0
+
+
+@dataclass
+class TrackingSchema:
+    """Where figures are sent besides the run directory."""
+
+    name: str = "none"
+    uri: str | None = None
+
+
+@dataclass
+class PolicySchema:
+    """The approval an enrolled population needs."""
+
+    name: str = "none"
+
+
+@dataclass
+class EvaluationSchema:
+    """What is measured, and against what."""
+
+    metrics: list[str] = field(default_factory=lambda: ["HR@1", "HR@10", "NDCG@10", "MRR"])
+    every: int = 5
+    controls: bool = True
+    bootstrap: int = 1000
+    users: int = 5000
+
+
+@dataclass
+class RunSchema:
+    """Where the run is written."""
+
+    name: str = "run"
+    dir: str | None = None
+
+
+@dataclass
+class RootSchema:
+    """The whole config."""
+
+    data: Any = MISSING
+    features: FeaturesSchema = field(default_factory=FeaturesSchema)
+    model: ModelSchema = field(default_factory=ModelSchema)
+    client: ClientSchema = field(default_factory=ClientSchema)
+    privacy: PrivacySchema = field(default_factory=PrivacySchema)
+    cohort: CohortSchema = field(default_factory=CohortSchema)
+    server_opt: ServerOptSchema = field(default_factory=ServerOptSchema)
+    runtime: RuntimeSchema = field(default_factory=RuntimeSchema)
+    tracking: TrackingSchema = field(default_factory=TrackingSchema)
+    policy: PolicySchema = field(default_factory=PolicySchema)
+    evaluation: EvaluationSchema = field(default_factory=EvaluationSchema)
+    run: RunSchema = field(default_factory=RunSchema)
+    seeds: list[int] = field(default_factory=lambda: [0])
+
+
+DATA_SCHEMAS: dict[str, type[CitySchema | CrossWozSchema | PluginSchema]] = {
+    "city": CitySchema,
+    "crosswoz": CrossWozSchema,
+}
+"""Built-in data sets by name; every other name is a plugin."""
+
+
+def register_schemas() -> None:
+    """Put the schemas where Hydra looks for them."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=RootSchema)
+    store.store(group="data", name="city_schema", node=CitySchema)
+    store.store(group="data", name="crosswoz_schema", node=CrossWozSchema)
+    store.store(group="data", name="plugin_schema", node=PluginSchema)

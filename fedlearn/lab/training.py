@@ -1,0 +1,134 @@
+"""One training: from a config, a split and a seed to a model, over whatever runtime the config names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+from fedlearn.engine.optimizers import ServerOptimizer
+from fedlearn.lab.config import CohortConfig, ExperimentConfig, PrivacyConfig
+from fedlearn.lab.prepare import Split
+from fedlearn.lab.registry import build_model
+from fedlearn.lab.shards import ShardFactory
+from fedlearn.models.base import Parameters
+from fedlearn.privacy import PrivacyPlan, PrivacySettings, make_plan
+from fedlearn.task import TrainingTerms
+
+# Flower reports usage to its vendor unless told not to before it is first imported.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+from fedlearn_server.app import make_server_app
+from fedlearn_server.checkpoint import load_model
+from fedlearn_server.grids.in_process import run_in_process
+from fedlearn_server.grids.ray import require_ray, run_ray
+from fedlearn_server.job import ServerOptimizerSettings, TrainingJob
+from fedlearn_server.node import make_client_app
+from fedlearn_server.round import Observer
+
+RUNTIMES = {"in_process": run_in_process, "ray": run_ray}
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One training of a study.
+
+    Args:
+        config: the experiment; a control may differ from the study's in privacy or sources.
+        split: phones and rows.
+        seed: of the simulation.
+        run_id: names the training and its secret state.
+        directory: holds its checkpoint, ledger and metrics.
+        width: number of features.
+    """
+
+    config: ExperimentConfig
+    split: Split = field(repr=False)
+    seed: int
+    run_id: str
+    directory: Path
+    width: int
+
+    @property
+    def plan(self) -> PrivacyPlan | None:
+        """The privacy plan, calibrated and cached; None without privacy. Raises before any work if it cannot be."""
+        return plan_for(self.config, len(self.split.devices))
+
+
+def plan_for(config: ExperimentConfig, population: int) -> PrivacyPlan | None:
+    """Return the plan of one training over ``population`` phones, or None with ``privacy=none``."""
+    return _plan(config.privacy, config.cohort, population)
+
+
+@lru_cache(maxsize=16)
+def _plan(privacy: PrivacyConfig, cohort: CohortConfig, population: int) -> PrivacyPlan | None:
+    if not privacy.is_private or privacy.delta is None:
+        return None
+    settings = PrivacySettings(
+        delta=privacy.delta,
+        l2_clip_norm=privacy.clip,
+        epsilon=privacy.epsilon,
+        noise_multiplier=privacy.noise_multiplier,
+    )
+    q = cohort.sampling_probability(population)
+    return make_plan(settings, population=population, rounds=cohort.rounds, cohort=q * population)
+
+
+def without_privacy(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the same experiment with nothing protected: a control."""
+    clip = config.privacy.clip
+    return replace(config, privacy=PrivacyConfig("none", None, None, clip, None))
+
+
+def run_training(training: Training, observe: Observer) -> Parameters:
+    """Run or resume one training and return its model."""
+    config = training.config
+    job = make_job(training)
+    server_app = make_server_app(job, observe)
+    client_app = make_client_app(ShardFactory.of(config, training.split.fold))
+    RUNTIMES[config.runtime.name](server_app, client_app, config.runtime.shards)
+    return load_model(training.directory)
+
+
+def make_job(training: Training) -> TrainingJob:
+    """Return what the server needs to know."""
+    config = training.config
+    population = len(training.split.devices)
+    plan = training.plan
+    client = config.client
+    model = build_model(config.model, training.width)
+    optimizer = config.server_opt
+    return TrainingJob(
+        run_id=training.run_id,
+        directory=training.directory,
+        rounds=config.cohort.rounds,
+        population=population,
+        shards=config.runtime.shards,
+        sampling_probability=(
+            config.cohort.sampling_probability(population) if plan is None else plan.sampling_probability
+        ),
+        l2_clip_norm=config.privacy.clip,
+        seed=training.seed,
+        training=TrainingTerms(
+            client.epochs, client.batch_size, client.learning_rate, client.shuffle, client.candidates
+        ),
+        initial=model.initial(training.seed),
+        optimizer=ServerOptimizerSettings(
+            optimizer.name, optimizer.learning_rate, dict(optimizer.options), optimizer.average_last
+        ),
+        plan=plan,
+        deadline_s=config.runtime.deadline_s,
+    )
+
+
+def check_server_optimizer(config: ExperimentConfig) -> None:
+    """Raise UnknownSetting or OutOfRange if the server's optimizer cannot be built."""
+    settings = config.server_opt
+    ServerOptimizer(settings.name, settings.learning_rate, dict(settings.options))
+
+
+def check_runtime(config: ExperimentConfig) -> None:
+    """Raise MissingDependency if the runtime's package is not installed."""
+    if config.runtime.name == "ray":
+        require_ray()

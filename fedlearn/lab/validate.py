@@ -1,0 +1,128 @@
+"""Every range of a config that can be checked before any work; messages name the field and the fix."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+from fedlearn.errors import OutOfRange, UnknownSetting
+from fedlearn.lab.config import (
+    CityData,
+    CohortConfig,
+    DataConfig,
+    ExperimentConfig,
+    FeaturesConfig,
+    PrivacyConfig,
+)
+
+
+def validate(config: ExperimentConfig) -> None:
+    """Check every range that needs no data; raise OutOfRange or UnknownSetting naming the field and the fix."""
+    _choice("privacy.mode", config.privacy.mode, ("none", "gaussian"))
+    _choice("runtime.name", config.runtime.name, ("in_process", "ray"))
+    _choice("runtime.engine", config.runtime.engine, ("vmap", "loop"))
+    _choice("tracking.name", config.tracking.name, ("none", "tensorboard", "mlflow"))
+    _choice("policy.name", config.policy.name, ("none",))
+    _validate_data(config.data)
+    _validate_features(config.features)
+    _validate_privacy(config.privacy)
+    _validate_cohort(config.cohort)
+    client = config.client
+    _at_least("client.epochs", client.epochs, 1)
+    _at_least("client.batch_size", client.batch_size, 1)
+    _at_least("client.candidates", client.candidates, 2)
+    _positive("client.learning_rate", client.learning_rate)
+    _positive("server_opt.learning_rate", config.server_opt.learning_rate)
+    _between("server_opt.average_last", config.server_opt.average_last, 0.0, 1.0)
+    _at_least("runtime.shards", config.runtime.shards, 1)
+    _at_least("runtime.threads", config.runtime.threads, 1)
+    _positive("runtime.deadline_s", config.runtime.deadline_s)
+    _at_least("evaluation.every", config.evaluation.every, 1)
+    _at_least("evaluation.bootstrap", config.evaluation.bootstrap, 100)
+    _at_least("evaluation.users", config.evaluation.users, 1)
+    if not config.evaluation.metrics:
+        raise OutOfRange("evaluation.metrics is empty: name at least one, e.g. [HR@10].")
+    if not config.seeds or len(set(config.seeds)) != len(config.seeds):
+        raise OutOfRange(f"seeds={list(config.seeds)}: give at least one seed and none twice, e.g. seeds=[0,1,2].")
+
+
+def unknown(field: str, value: str, known: Iterable[str]) -> UnknownSetting:
+    """Return the error for a name that does not exist, with the nearest one that does."""
+    choices = sorted(known)
+    near = difflib.get_close_matches(value, choices, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UnknownSetting(f"{field}={value!r} does not exist: {hint}Choose from {', '.join(choices)}.")
+
+
+def _validate_data(data: DataConfig) -> None:
+    if isinstance(data, CityData):
+        return
+    _choice("data.fold_by", data.fold_by, ("dialogue", "user", "last_session"))
+    _at_least("data.folds", data.folds, 1)
+    if data.fold_by == "last_session" and data.folds != 1:
+        raise OutOfRange(f"data.folds={data.folds}: fold_by=last_session has exactly one split; set data.folds=1.")
+    if data.fold_by != "last_session" and data.folds < 2:
+        raise OutOfRange(f"data.folds={data.folds}: fold_by={data.fold_by} needs at least 2 folds, e.g. data.folds=5.")
+
+
+def _validate_features(features: FeaturesConfig) -> None:
+    for source in features.sources:
+        _choice("features.sources", source, ("catalogue", "chat", "choices"))
+    if not features.sources or len(set(features.sources)) != len(features.sources):
+        raise OutOfRange(
+            f"features.sources={list(features.sources)}: name each source once, e.g. [catalogue,chat,choices]."
+        )
+
+
+def _validate_privacy(privacy: PrivacyConfig) -> None:
+    _positive("privacy.clip", privacy.clip)
+    if not privacy.is_private:
+        if privacy.epsilon is not None or privacy.noise_multiplier is not None:
+            raise OutOfRange("privacy.mode=none promises nothing: leave privacy.epsilon and noise_multiplier null.")
+        return
+    if (privacy.epsilon is None) == (privacy.noise_multiplier is None):
+        raise OutOfRange(
+            f"privacy.epsilon={privacy.epsilon} and privacy.noise_multiplier={privacy.noise_multiplier}: "
+            "give exactly one; the other follows from it."
+        )
+    if privacy.epsilon is not None:
+        _positive("privacy.epsilon", privacy.epsilon)
+    if privacy.noise_multiplier is not None:
+        _positive("privacy.noise_multiplier", privacy.noise_multiplier)
+    if privacy.delta is None or not 0.0 < privacy.delta < 1.0:
+        raise OutOfRange(f"privacy.delta={privacy.delta}: must be in (0, 1) and below 1/population, e.g. 1e-4.")
+
+
+def _validate_cohort(cohort: CohortConfig) -> None:
+    _at_least("cohort.rounds", cohort.rounds, 1)
+    if (cohort.size is None) == (cohort.fraction is None):
+        raise OutOfRange(
+            f"cohort.size={cohort.size} and cohort.fraction={cohort.fraction}: give exactly one (the other null)."
+        )
+    if cohort.size is not None:
+        _at_least("cohort.size", cohort.size, 1)
+    if cohort.fraction is not None and not 0.0 < cohort.fraction <= 1.0:
+        raise OutOfRange(
+            f"cohort.fraction={cohort.fraction}: the sampling probability must be in (0, 1], e.g. cohort.fraction=0.5."
+        )
+
+
+def _choice(field: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise unknown(field, value, known)
+
+
+def _at_least(field: str, value: int, least: int) -> None:
+    if value < least:
+        raise OutOfRange(f"{field}={value}: must be >= {least}, e.g. {field}={least}.")
+
+
+def _positive(field: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0.0):
+        raise OutOfRange(f"{field}={value}: must be finite and > 0, e.g. {field}=1.0.")
+
+
+def _between(field: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise OutOfRange(f"{field}={value}: must be in [{low:g}, {high:g}].")

@@ -1,0 +1,1 @@
+"""Reports of runs: one schema, one builder and one template set, terminal tables, comparison of runs."""

@@ -1,0 +1,245 @@
+"""The guarantee: its record, and the words for it, written once so that no two outputs say it differently."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+SIMULATION_STAMP = "simulation, not a deployment"
+NOT_TO_PUBLISH = "compares methods; not a guarantee to publish"
+NO_GUARANTEE = "NO PRIVACY GUARANTEE"
+FEW_DEVICES = 1_000
+"""Below this population a guarantee is about methods, not about people."""
+
+
+class PrivacyMode(StrEnum):
+    """The mechanism between the sum and the model."""
+
+    NONE = "none"
+    GAUSSIAN = "gaussian"
+
+
+class Population(StrEnum):
+    """Whose devices took part: files held by the engineer, or phones."""
+
+    SIMULATED = "simulated"
+    ENROLLED = "enrolled"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A figure taken from private devices.
+
+    Args:
+        value: the figure.
+        protected: false: without noise.
+    """
+
+    value: float
+    protected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How devices came into a round, as executed.
+
+    Args:
+        method: e.g. ``Poisson, secret draws per device and round``.
+        planned_rate: probability of inclusion that the accounting uses, 0 < q <= 1; null without accounting.
+        realised_frequency: share of (device, round) pairs that took part; null if not measured.
+    """
+
+    method: str
+    planned_rate: float | None
+    realised_frequency: Measured | None
+
+
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """What the ledger holds for this run.
+
+    Args:
+        total: charges written.
+        committed: charges whose model was published.
+        wasted: charges that paid for nothing (a crash after the charge); they count in epsilon.
+    """
+
+    total: int
+    committed: int
+    wasted: int
+
+
+@dataclass(frozen=True, slots=True)
+class AllPublished:
+    """What holds if every private model of this study is published, not one.
+
+    Args:
+        models: models trained on these devices in this study (seeds x folds x variants).
+        epsilon: their composed epsilon at the summary's delta; null where there is no guarantee.
+    """
+
+    models: int
+    epsilon: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Assurances:
+    """The guarantee by who vouches for it.
+
+    Args:
+        proven: recomputed from the record by anyone who holds it.
+        enforced: enforced by the device, or by the code that stands in for it.
+        word: the operator's word; nothing here checks it.
+    """
+
+    proven: tuple[str, ...]
+    enforced: tuple[str, ...]
+    word: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyRecord:
+    """The privacy of the headline model, and of the study it belongs to.
+
+    Args:
+        mode: ``none`` or ``gaussian``.
+        population: ``simulated`` or ``enrolled``.
+        devices: devices in the population (public).
+        epsilon: of one model, at ``delta``; null for ``none``.
+        delta: null for ``none``.
+        unit: whose data one unit is, e.g. ``device``.
+        neighboring_relation: e.g. ``add-or-remove``; null for ``none``.
+        mechanism: e.g. ``Gaussian, Poisson-subsampled``; null for ``none``.
+        noise_multiplier: std of the noise over the sensitivity; null for ``none``.
+        l2_clip_norm: L2 bound of one device's update, in model units; null where nothing is clipped.
+        sampling: how devices came into a round.
+        accountant: e.g. ``dp-accounting 0.6.0, PLD, h=1e-4``; null for ``none``.
+        conversion: how epsilon follows from it, e.g. ``exact hockey-stick of the PLD``; null for ``none``.
+        trusted: parties that see more than the released model, one a line.
+        unprotected: quantities in this run directory that no epsilon covers, one a line.
+        stamp: ``simulation, not a deployment``, or null for an enrolled population.
+        caveat: ``compares methods; not a guarantee to publish``, or null.
+        guarantee: the guarantee as one sentence.
+        assurances: the guarantee by who vouches for it.
+        if_all_published: what holds if all models of this study are published; null where one model was trained.
+        charges: what the ledger holds; null without a ledger.
+    """
+
+    mode: PrivacyMode
+    population: Population
+    devices: int
+    epsilon: float | None
+    delta: float | None
+    unit: str
+    neighboring_relation: str | None
+    mechanism: str | None
+    noise_multiplier: float | None
+    l2_clip_norm: float | None
+    sampling: Sampling
+    accountant: str | None
+    conversion: str | None
+    trusted: tuple[str, ...]
+    unprotected: tuple[str, ...]
+    stamp: str | None
+    caveat: str | None
+    guarantee: str
+    assurances: Assurances
+    if_all_published: AllPublished | None
+    charges: Charges | None
+
+
+def caveat_for(devices: int, delta: float | None) -> str | None:
+    """Return the caveat of a guarantee, or None where it stands without one.
+
+    A population below 1,000 devices, or a delta above 1/(10 x devices), compares methods: delta is then no longer small
+    against the chance to be the one device that is revealed.
+
+    Args:
+        devices: devices in the population.
+        delta: the guarantee's delta, or None without a guarantee.
+    """
+    return NOT_TO_PUBLISH if devices < FEW_DEVICES or (delta is not None and delta > 1 / (10 * devices)) else None
+
+
+def guarantee_sentence(
+    epsilon: float | None, delta: float | None, unit: str = "device", neighboring_relation: str | None = "add-or-remove"
+) -> str:
+    """Say the guarantee of one released model in one sentence; without an epsilon, say that there is none."""
+    if epsilon is None or delta is None:
+        return (
+            f"{NO_GUARANTEE}: this model was trained with privacy=none; no noise stands between it and any one "
+            f"{unit}'s data, and nothing bounds what it reveals."
+        )
+    return (
+        f"Epsilon {figure(epsilon)} at delta {figure(delta)} per {unit} ({neighboring_relation}): whether one {unit} "
+        f"takes part in the whole training or not changes the probability of any outcome by at most a factor of "
+        f"{figure(math.exp(min(epsilon, 700.0)))}, plus {figure(delta)}."
+    )
+
+
+def figure(value: float) -> str:
+    """Print an epsilon or a delta with three digits, rounded up, never down: ``2.99``, ``25.8``, ``1e-4``."""
+    if value <= 0 or not math.isfinite(value):
+        return f"{value:g}"
+    exponent = math.floor(math.log10(value))
+    # The slack keeps a float's last bit from turning 3 into 3.01.
+    mantissa = math.ceil(value * 10.0 ** (2 - exponent) - 1e-6) / 100
+    if mantissa >= 10:
+        mantissa, exponent = mantissa / 10, exponent + 1
+    if -2 <= exponent <= 2:
+        return f"{mantissa * 10.0**exponent:.{2 - exponent}f}"
+    return f"{mantissa:g}e{exponent}"
+
+
+def default_trusted(mode: PrivacyMode) -> tuple[str, ...]:
+    """Name who sees more than the released model when nodes clip and add and one server adds the noise."""
+    server = "The server sees the sum of a round" + (" before its noise." if mode is PrivacyMode.GAUSSIAN else ".")
+    return ("The node that hosts a cohort sees single updates, clips them and adds them up.", server)
+
+
+def default_unprotected() -> tuple[str, ...]:
+    """Name the quantities a simulated run writes down without noise."""
+    return (
+        "Per round: loss, cohort size, clipped fraction, signal-to-noise, rejections, evaluation, seconds.",
+        "Every metric, interval and lift of the result table: computed on the devices' own choices.",
+        "The realised inclusion frequency and the wall times.",
+    )
+
+
+def default_assurances(
+    mode: PrivacyMode, population: Population, charges: Charges | None, l2_clip_norm: float | None
+) -> Assurances:
+    """Sort the guarantee by who vouches for it, for the in-process and Ray runtimes with central noise.
+
+    Args:
+        mode: the mechanism; ``none`` proves and enforces nothing about privacy.
+        population: whether a phone or the simulator did the phone's part.
+        charges: what the ledger holds; None claims nothing about it.
+        l2_clip_norm: L2 bound of one device's update, or None where nothing is clipped.
+    """
+    digests = "Whoever holds config, data, catalogue and code can check them against the digests below."
+    who = "The simulator, standing in for the phone," if population is Population.SIMULATED else "The phone"
+    text = f"{who} drops every word that matches nothing in the public catalogue; raw text is in no message."
+    clip = (
+        () if l2_clip_norm is None else (f"{who} clips its whole update to L2 norm {l2_clip_norm:g}, at weight one.",)
+    )
+    kept = "Updates and sums were not kept, and each device in the data is one unit."
+    if mode is PrivacyMode.NONE or charges is None:
+        return Assurances((digests,), (*clip, text), (kept,))
+    return Assurances(
+        proven=(
+            f"Epsilon follows from the sampling rate, the noise multiplier and the {charges.total:,} charges of the "
+            "ledger alone; anyone can recompute it.",
+            "Each published step has one charge of its own, bound to the digest of its sum. "
+            f"Charges that paid for nothing: {charges.wasted:,}, counted in epsilon.",
+            digests,
+        ),
+        enforced=(*clip, text),
+        word=(
+            "The node clipped as it says, and the server added the noise it was charged for, after the charge.",
+            "Each inclusion was its own secret draw; the keys of sampling and noise came from the operating system "
+            "and were shown to nobody.",
+            kept,
+        ),
+    )

@@ -1,0 +1,93 @@
+"""The one Flower ServerApp: opens what a training needs, resumes what was there, and runs its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedlearn.engine.optimizers import IterateAverage, ServerOptimizer
+from fedlearn.errors import ResumeRefused
+from fedlearn.ledger import LEDGER_FILE, Budget, Ledger
+from fedlearn.privacy.mechanisms import GaussianMechanism
+from fedlearn.privacy.plan import PrivacyPlan
+from fedlearn.privacy.secrets import SecretStore
+from fedlearn_server.checkpoint import Checkpoint, load_checkpoint, published_digest, write_model
+from fedlearn_server.job import TrainingJob
+from fedlearn_server.round import Observer, TrainingState, run_round
+from fedlearn_server.spend import LedgerSpend, NoSpend, Spend
+
+
+def make_server_app(job: TrainingJob, observe: Observer) -> ServerApp:
+    """Return the ServerApp that runs ``job`` over whatever Grid a runtime hands it."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        del context
+        run_training(job, grid, observe)
+
+    return app
+
+
+def run_training(job: TrainingJob, grid: Grid, observe: Observer) -> None:
+    """Run every step that is left and write ``model.safetensors``.
+
+    A run that lost charges to crashes ends with fewer steps: its ledger never holds more than was planned.
+    """
+    checkpoint = load_checkpoint(job.directory)
+    with _opened_spend(job, checkpoint) as spend:
+        state = _state(job, checkpoint)
+        while state.step < job.rounds and spend.affordable != 0:
+            run_round(job, state, spend, grid, observe)
+        write_model(job.directory, state.released, {"run_id": job.run_id, "steps": str(state.step)})
+    if job.plan is not None:
+        SecretStore().destroy(job.run_id)
+
+
+def _state(job: TrainingJob, checkpoint: Checkpoint | None) -> TrainingState:
+    settings = job.optimizer
+    optimizer = ServerOptimizer(settings.name, settings.learning_rate, settings.options)
+    average = IterateAverage(settings.average_last, job.rounds) if settings.average_last > 0.0 else None
+    if checkpoint is None:
+        return TrainingState(0, job.initial, optimizer, average)
+    shapes = {name: array.shape for name, array in job.initial.items()}
+    if {name: array.shape for name, array in checkpoint.parameters.items()} != shapes:
+        raise ResumeRefused(f"{job.directory}: the checkpoint holds another model; start a new run.")
+    optimizer.load_state_dict(checkpoint.optimizer)
+    if average is not None:
+        average.load_state_dict(checkpoint.average)
+    return TrainingState(checkpoint.step, checkpoint.parameters, optimizer, average)
+
+
+@contextmanager
+def _opened_spend(job: TrainingJob, checkpoint: Checkpoint | None) -> Iterator[Spend]:
+    plan = job.plan
+    if plan is None:
+        yield NoSpend(job.seed, job.denominator)
+        return
+    with Ledger.open(job.directory / LEDGER_FILE, _budget(job.run_id, plan)) as ledger:
+        _settle(ledger, checkpoint, job)
+        mechanism = GaussianMechanism(plan.noise_multiplier, plan.denominator)
+        key = SecretStore().load_or_create(job.run_id)
+        yield LedgerSpend(ledger, mechanism, plan.event, key, plan.l2_clip_norm)
+
+
+def _budget(run_id: str, plan: PrivacyPlan) -> Budget:
+    return Budget(run_id, plan.epsilon, plan.delta, plan.event, plan.steps, plan.unit, plan.neighboring_relation)
+
+
+def _settle(ledger: Ledger, checkpoint: Checkpoint | None, job: TrainingJob) -> None:
+    """Bring the ledger in step with what was published before the process ended.
+
+    A charge whose model is in the checkpoint is committed now; any other open charge paid for nothing and stays
+    charged. An open reservation is taken up again by the round that reserves the same step.
+    """
+    published = None if checkpoint is None else checkpoint.charge_id
+    for charge in ledger.uncommitted():
+        if charge.sequence == published:
+            ledger.commit(charge, published_digest(job.directory))
+    if published is not None and published not in {entry.charge for entry in ledger.committed()}:
+        raise ResumeRefused(f"{job.directory}: the checkpoint was released under a charge its ledger does not hold.")

@@ -1,0 +1,211 @@
+"""A round, read top to bottom. ::
+
+    reserve -> task -> nodes -> fold -> BoundedSum -> charge -> NoisyMean -> server optimizer -> publish -> commit
+
+Reserve before anybody is asked, charge before the first noise draw, commit after publication: a crash anywhere
+over-counts what was spent, never under-counts it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from fedlearn.engine.optimizers import IterateAverage, ServerOptimizer
+from fedlearn.errors import FedlearnError, Reason
+from fedlearn.fold import Fold, FoldTerms
+from fedlearn.models.base import Parameters
+from fedlearn.privacy.sampling import RoundKey
+from fedlearn.task import CohortReply, RoundTask, largest_shard
+from fedlearn.types import BoundedSum, Contribution, Level, NoisyMean
+from fedlearn.wire import decode_reply, encode_task, task_digest
+from fedlearn_server.checkpoint import Checkpoint
+from fedlearn_server.collect import NodeAnswer, collect
+from fedlearn_server.job import TrainingJob
+from fedlearn_server.spend import Spend
+
+
+@dataclass(frozen=True, slots=True)
+class Unprotected:
+    """Figures about the cohort that no noise covers; they exist in simulated populations only.
+
+    Args:
+        loss: mean over trained phones before training, or None for an empty cohort.
+        cohort: accepted phones.
+        clipped_fraction: part of the cohort that was clipped, or None for an empty cohort.
+        signal_to_noise: norm of the clean mean over the expected norm of its noise, or None without noise.
+        rejected: rejections by reason, of whole nodes and of phones inside nodes.
+        failures: what failed nodes said.
+    """
+
+    loss: float | None
+    cohort: int
+    clipped_fraction: float | None
+    signal_to_noise: float | None
+    rejected: Mapping[Reason, int]
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOutcome:
+    """What one round did.
+
+    Args:
+        step: 0-based mechanism step.
+        charges: charges in the ledger so far, lost ones included; 0 without privacy.
+        model: the model to use after this step.
+        update_norm: L2 norm of the released mean.
+        unprotected: figures that no noise covers.
+        seconds: wall time of the round.
+    """
+
+    step: int
+    charges: int
+    model: Parameters = field(repr=False)
+    update_norm: float
+    unprotected: Unprotected
+    seconds: float
+
+
+Observer = Callable[[RoundOutcome], None]
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """What changes from round to round; a checkpoint is its image."""
+
+    step: int
+    parameters: Parameters
+    optimizer: ServerOptimizer
+    average: IterateAverage | None
+
+    def checkpoint(self, charge_id: int | None) -> Checkpoint:
+        """Return the state as it is published."""
+        averaged = {} if self.average is None else self.average.state_dict()
+        return Checkpoint(self.step, self.parameters, self.optimizer.state_dict(), averaged, charge_id)
+
+    @property
+    def released(self) -> Parameters:
+        """The model to use: the average of the last iterates, or the last one."""
+        return self.parameters if self.average is None else self.average.value(self.parameters)
+
+
+def run_round(job: TrainingJob, state: TrainingState, spend: Spend, grid: Grid, observe: Observer) -> None:
+    """Run one step and advance ``state``.
+
+    ``observe`` sees the outcome before it is published, so that no published step lacks its record; after a crash in
+    between, a resumed run drops the record of the step that was not published.
+
+    Raises:
+        RoundFailed: no contribution was usable; the reservation is voided.
+    """
+    started = time.perf_counter()
+    attempt, key = spend.reserve(state.step)
+    try:
+        task = make_task(job, state, attempt, key, spend.grid_step)
+        gathered = gather(grid, task, job)
+        bounded = gathered.fold.bounded_sum(state.step, job.l2_clip_norm)
+    except FedlearnError as error:
+        spend.abandon(f"no sum was formed: {error.code}")
+        raise
+    charge = spend.charge(bounded)
+    mean = spend.release(bounded, charge)
+    advance(state, mean)
+    observe(
+        RoundOutcome(
+            step=state.step - 1,
+            charges=spend.charges,
+            model=state.released,
+            update_norm=float(np.linalg.norm(mean.values)),
+            unprotected=gathered.unprotected(bounded, mean),
+            seconds=time.perf_counter() - started,
+        )
+    )
+    published = state.checkpoint(mean.charge_id).publish(job.directory)
+    spend.commit(charge, published)
+
+
+def make_task(
+    job: TrainingJob, state: TrainingState, attempt: int, key: RoundKey, grid_step: float | None
+) -> RoundTask:
+    """Return what every node is asked in this step."""
+    return RoundTask(
+        run_id=job.run_id,
+        step=state.step,
+        attempt=attempt,
+        seed=job.seed,
+        parameters=state.parameters,
+        training=job.training,
+        l2_clip_norm=job.l2_clip_norm,
+        grid_step=grid_step,
+        sampling_probability=job.sampling_probability,
+        round_key=key.reveal(),
+    )
+
+
+@dataclass(slots=True)
+class Gathered:
+    """The fold of a round and the unprotected figures that came with it."""
+
+    fold: Fold
+    loss_sum: float = 0.0
+    trained: int = 0
+    clipped: int = 0
+    rejected: Counter[Reason] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    def unprotected(self, bounded: BoundedSum, mean: NoisyMean) -> Unprotected:
+        """Return the round's unprotected figures."""
+        noise = mean.noise_std * mean.denominator * math.sqrt(bounded.values.size)
+        return Unprotected(
+            loss=self.loss_sum / self.trained if self.trained else None,
+            cohort=bounded.count,
+            clipped_fraction=self.clipped / bounded.count if bounded.count else None,
+            signal_to_noise=float(np.linalg.norm(bounded.values)) / noise if noise > 0.0 else None,
+            rejected=dict(self.fold.rejected + self.rejected),
+            failures=tuple(self.failures),
+        )
+
+
+def gather(grid: Grid, task: RoundTask, job: TrainingJob) -> Gathered:
+    """Ask every node and fold the answers as they arrive; what may not be added is counted by reason."""
+    terms = FoldTerms(task_digest(task), task.dimension, job.l2_clip_norm, task.grid_step, Level.COHORT)
+    gathered = Gathered(Fold(terms))
+    reserved = largest_shard(job.population, job.shards)
+    for answer in collect(grid, encode_task(task), task.step, job.deadline_s):
+        _fold(gathered, answer, terms.max_bytes, reserved)
+    return gathered
+
+
+def _fold(gathered: Gathered, answer: NodeAnswer, max_bytes: int, reserved: int) -> None:
+    if answer.failure:
+        gathered.rejected[Reason.FAILED] += 1
+        gathered.failures.append(f"node {answer.node}: {answer.failure}")
+        return
+    reply: CohortReply | None = None
+
+    def decode() -> Contribution:
+        nonlocal reply
+        reply = decode_reply(answer.payload, max_bytes)
+        return reply.contribution
+
+    if gathered.fold.offer(decode, reserved) is None or reply is None:
+        return
+    gathered.loss_sum += reply.loss_sum
+    gathered.trained += reply.trained
+    gathered.clipped += reply.clipped
+    gathered.rejected.update(reply.rejected)
+
+
+def advance(state: TrainingState, mean: NoisyMean) -> None:
+    """Move the model by the released mean: post-processing, no privacy cost."""
+    state.parameters = state.optimizer.step(state.parameters, mean.values)
+    if state.average is not None:
+        state.average.add(state.step, state.parameters)
+    state.step += 1

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from fedlearn.errors import ChargeMismatch, InvalidSpend
+from fedlearn.privacy.grid import grid_step
+from fedlearn.privacy.mechanisms import ByteSource, GaussianMechanism, Mechanism, standard_normal, unprotected_mean
+from fedlearn.types import BoundedSum, Charge
+
+STEP = grid_step(2.0)
+
+
+def fixed_bytes(seed: int = 7) -> ByteSource:
+    return np.random.Generator(np.random.Philox(key=seed)).bytes
+
+
+def zeros(size: int = 4, step: int = 3) -> BoundedSum:
+    return BoundedSum(values=np.zeros(size), l2_sensitivity=2.0, grid_step=STEP, step=step, count=5)
+
+
+def charge_for(bounded: BoundedSum, noise_multiplier: float = 1.5, identity: int = 11) -> Charge:
+    return Charge(id=identity, step=bounded.step, noise_multiplier=noise_multiplier, sum_digest=bounded.digest)
+
+
+def test_noise_is_scaled_by_the_sensitivity_that_travels_with_the_sum() -> None:
+    bounded = zeros(size=1_000_000)
+    mechanism: Mechanism = GaussianMechanism(1.5, 50.0, byte_source=fixed_bytes())
+    mean = mechanism.release(bounded, charge_for(bounded))
+    assert mean.noise_std == 1.5 * 2.0 / 50.0
+    assert (mean.denominator, mean.charge_id) == (50.0, 11)
+    assert kstest(mean.values, "norm", args=(0, mean.noise_std)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("wrong", [0.99, 1.01])
+def test_the_same_test_fails_at_one_percent_wrong_scale(wrong: float) -> None:
+    values = standard_normal(1_000_000, fixed_bytes())
+    assert kstest(values, "norm").pvalue > 1e-3
+    assert kstest(values * wrong, "norm").pvalue < 1e-3
+
+
+def test_operating_system_noise_is_standard_normal() -> None:
+    assert kstest(standard_normal(200_000), "norm").pvalue > 1e-9
+
+
+def test_coordinates_are_uncorrelated() -> None:
+    values = standard_normal(1_000_000, fixed_bytes())
+    for shift in (1, 2, 500_000):  # 500,000: the two outputs of one Box-Muller pair
+        product = values[shift:] * values[:-shift]
+        assert abs(product.mean()) < 5 / math.sqrt(product.size)
+
+
+def test_extreme_bytes_give_finite_values() -> None:
+    low = standard_normal(4, lambda count: b"\x00" * count)
+    high = standard_normal(4, lambda count: b"\xff" * count)
+    assert np.isfinite(low).all()
+    assert np.isfinite(high).all()
+    assert np.abs(low).max() == pytest.approx(math.sqrt(2 * 53 * math.log(2)))
+    assert standard_normal(3, fixed_bytes()).shape == (3,)
+    assert standard_normal(0).shape == (0,)
+
+
+def test_two_releases_never_share_noise() -> None:
+    mechanism = GaussianMechanism(1.5, 50.0)
+    first, second = zeros(step=3), zeros(step=4)
+    one = mechanism.release(first, charge_for(first, identity=1)).values
+    two = mechanism.release(second, charge_for(second, identity=2)).values
+    assert (one != two).any()
+
+
+def test_the_release_lies_on_the_grid_around_the_sum() -> None:
+    exact = BoundedSum(np.array([5.0, -3.0]) * STEP, 2.0, STEP, 0, 1)
+    mean = GaussianMechanism(1.0, 1.0, byte_source=fixed_bytes()).release(exact, charge_for(exact, 1.0))
+    assert (np.rint(mean.values / STEP) * STEP == mean.values).all()
+    noise = np.rint(2.0 * standard_normal(2, fixed_bytes()) / STEP)
+    assert (mean.values == exact.values + noise * STEP).all()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [
+        ("step", 4, "step 4"),
+        ("noise_multiplier", 1.6, "noise multiplier"),
+        ("sum_digest", "0" * 64, "another sum"),
+    ],
+)
+def test_a_charge_for_something_else_is_refused(field: str, value: object, word: str) -> None:
+    bounded = zeros()
+    drawn: list[int] = []
+    mechanism = GaussianMechanism(1.5, 50.0, byte_source=lambda count: drawn.append(count) or b"\x01" * count)
+    with pytest.raises(ChargeMismatch, match=word):
+        mechanism.release(bounded, dataclasses.replace(charge_for(bounded), **{field: value}))
+    assert not drawn
+    mechanism.release(bounded, charge_for(bounded))  # the refusal did not use the charge up
+
+
+def test_a_charge_pays_once() -> None:
+    bounded = zeros()
+    mechanism = GaussianMechanism(1.5, 50.0)
+    mechanism.release(bounded, charge_for(bounded))
+    with pytest.raises(ChargeMismatch, match="used before"):
+        mechanism.release(bounded, charge_for(bounded))
+
+
+def test_a_charge_is_used_up_even_if_the_draw_fails() -> None:
+    def broken(count: int) -> bytes:
+        raise OSError("no entropy")
+
+    bounded = zeros()
+    mechanism = GaussianMechanism(1.5, 50.0, byte_source=broken)
+    with pytest.raises(OSError, match="no entropy"):
+        mechanism.release(bounded, charge_for(bounded))
+    with pytest.raises(ChargeMismatch, match="used before"):
+        mechanism.release(bounded, charge_for(bounded))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_sum_that_is_not_finite_is_refused(bad: float) -> None:
+    bounded = dataclasses.replace(zeros(), values=np.array([0.0, bad]))
+    with pytest.raises(InvalidSpend, match="not finite"):
+        GaussianMechanism(1.5, 50.0).release(bounded, charge_for(bounded))
+    with pytest.raises(InvalidSpend, match="not finite"):
+        unprotected_mean(bounded, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"grid_step": None}, "integer grid"),
+        ({"grid_step": 0.0}, "grid_step"),
+        ({"values": np.array([STEP / 2])}, "multiples"),
+        ({"l2_sensitivity": 0.0}, "l2_sensitivity"),
+        ({"l2_sensitivity": math.inf}, "l2_sensitivity"),
+    ],
+)
+def test_a_sum_off_its_grid_is_refused(change: dict[str, object], word: str) -> None:
+    bounded = dataclasses.replace(zeros(), **change)
+    with pytest.raises(InvalidSpend, match=word):
+        GaussianMechanism(1.5, 50.0).release(bounded, charge_for(bounded))
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_parameters_out_of_range(bad: float) -> None:
+    with pytest.raises(InvalidSpend, match="noise_multiplier"):
+        GaussianMechanism(bad, 50.0)
+    with pytest.raises(InvalidSpend, match="denominator"):
+        GaussianMechanism(1.0, bad)
+    with pytest.raises(InvalidSpend, match="denominator"):
+        unprotected_mean(zeros(), bad)
+
+
+def test_no_seed_can_reach_a_release() -> None:
+    for function in (GaussianMechanism.__init__, GaussianMechanism.release, standard_normal):
+        assert not [name for name in inspect.signature(function).parameters if "seed" in name or "rng" in name]
+
+
+def test_privacy_off_adds_nothing_and_says_so() -> None:
+    bounded = BoundedSum(np.array([1.0, 2.0]), 2.0, None, 0, 4)
+    mean = unprotected_mean(bounded, 4.0)
+    assert mean.values.tolist() == [0.25, 0.5]
+    assert (mean.noise_std, mean.charge_id) == (0.0, None)
