@@ -37,8 +37,9 @@ class Codec:
     sum_name: str
 
     def decode(self, values: NDArray[np.generic], scale: float) -> F64:
-        """Return the encoded vector in model units, f64[d]."""
-        decoded: F64 = values.astype(np.float64)
+        """Return the encoded vector in model units, f64[d]; NaN and infinity stay what they are."""
+        with np.errstate(invalid="ignore"):  # a signalling NaN sets the flag when it is widened
+            decoded: F64 = values.astype(np.float64)
         return decoded if scale == 1.0 else decoded * scale
 
     def add(self, left: NDArray[np.generic], right: NDArray[np.generic]) -> NDArray[np.generic]:

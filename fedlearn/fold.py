@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -22,10 +23,10 @@ from fedlearn.errors import (
     RoundFailed,
     WireError,
 )
-from fedlearn.types import BoundedSum, Contribution, Level
+from fedlearn.types import F64, BoundedSum, Contribution, Level
 
 COHORT_NORM_SLACK = 1e-9
-"""Relative slack on a cohort's norm bound: a sum of n vectors of norm C has norm n * C only up to f64 rounding."""
+"""Relative slack on the bound of an f64 cohort sum, which is n * C only up to rounding. A sum on a grid needs none."""
 
 ENVELOPE_BYTES = 4096
 """Room for everything in a message but the vector."""
@@ -60,7 +61,8 @@ class Fold:
 
     Guarantee: every vector that entered the sum is finite, of the right shape, answers this task, is counted once,
     and has norm <= ``l2_clip_norm`` (phone) or <= ``count * l2_clip_norm`` (cohort; that each phone inside was
-    clipped is the node's word). With a grid the sum is exact, hence independent of order and layout.
+    clipped is the node's word). Bounds are decided exactly, but for the slack of an f64 cohort sum. With a grid the
+    sum is exact, hence independent of order and layout.
     """
 
     def __init__(self, terms: FoldTerms) -> None:
@@ -140,10 +142,29 @@ class Fold:
         vector = codec_by_name(contribution.codec).decode(contribution.values, contribution.scale)
         if not np.isfinite(vector).all():
             raise ContributionRejected(Reason.NOT_FINITE, "NaN or infinity in the vector")
-        bound = contribution.count * self._terms.l2_clip_norm
-        # scaled by its largest entry, so that squaring a huge vector cannot overflow into a pass
-        largest = float(np.max(np.abs(vector), initial=0.0))
-        norm = largest * math.sqrt(float(np.sum((vector / largest) ** 2))) if largest > 0.0 else 0.0
-        slack = COHORT_NORM_SLACK if self._terms.level is Level.COHORT else 0.0
-        if norm > bound * (1.0 + slack) or not contribution.l2_bound <= bound * (1.0 + slack):
-            raise ContributionRejected(Reason.OVER_NORM, f"norm {norm:.6g} over the bound {bound:.6g}")
+        bound = contribution.count * Fraction(self._terms.l2_clip_norm)
+        rounded = self._terms.level is Level.COHORT and self._terms.grid_step is None
+        longest = bound * Fraction(1.0 + COHORT_NORM_SLACK) if rounded else bound
+        if _longer(contribution, vector, longest):
+            raise ContributionRejected(Reason.OVER_NORM, f"norm over the bound {float(bound):.6g}")
+        # the claim is count * C in f64 arithmetic
+        if not contribution.l2_bound <= float(bound) * (1.0 + COHORT_NORM_SLACK):
+            raise ContributionRejected(
+                Reason.OVER_NORM, f"claims the bound {contribution.l2_bound:.6g}, allowed is {float(bound):.6g}"
+            )
+
+
+def _longer(contribution: Contribution, vector: F64, bound: Fraction) -> bool:
+    """Whether the vector's norm is over the bound; in exact arithmetic where floating point cannot tell."""
+    # scaled by its largest entry, so that squaring a huge vector cannot overflow into a pass
+    largest = float(np.max(np.abs(vector), initial=0.0))
+    if largest == 0.0:
+        return False
+    norm = largest * math.sqrt(float(np.sum((vector / largest) ** 2)))
+    limit = float(bound)
+    # Higham (2002), section 3.1: relative error of a sum of d squares, with room for the few other roundings
+    if abs(norm - limit) > (vector.size + 16) * 2.0**-53 * limit:
+        return norm > limit
+    unit = Fraction(contribution.scale)
+    squares = sum(Fraction(value) ** 2 for value in contribution.values.tolist())
+    return squares * unit * unit > bound * bound

@@ -24,6 +24,8 @@ DIGEST_BYTES = 32
 NONCE_BYTES = 16
 KEY_BYTES = 32
 
+MAX_TENSOR_DIMENSIONS = 8
+
 _LEVEL_TO_WIRE = {Level.PHONE: pb.Contribution.LEVEL_PHONE, Level.COHORT: pb.Contribution.LEVEL_COHORT}
 _LEVEL_FROM_WIRE = {value: level for level, value in _LEVEL_TO_WIRE.items()}
 
@@ -39,12 +41,15 @@ def decode_task(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> RoundTask:
     _require(bool(body.run_id), "task.run_id is empty")
     _require(len(body.round_key) == KEY_BYTES, f"task.round_key has {len(body.round_key)} bytes, expected {KEY_BYTES}")
     _require(len(body.parameters) > 0, "task.parameters is empty")
+    names = {tensor.name for tensor in body.parameters}
+    _require(len(names) == len(body.parameters), "task.parameters names a tensor twice")
     _require(_positive(body.l2_clip_norm), "task.l2_clip_norm must be finite and > 0")
     _require(0.0 < body.sampling_probability <= 1.0, "task.sampling_probability must be in (0, 1]")
     _require(body.grid_step == 0.0 or _positive(body.grid_step), "task.grid_step must be 0 or finite and > 0")
     terms = body.training
     _require(terms.epochs >= 1 and terms.batch_size >= 1, "task.training needs epochs >= 1 and batch_size >= 1")
     _require(_positive(terms.learning_rate), "task.training.learning_rate must be finite and > 0")
+    _require(terms.candidates >= 2, "task.training.candidates must be >= 2")
     return RoundTask(
         run_id=body.run_id,
         step=body.step,
@@ -97,6 +102,8 @@ def decode_reply(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> CohortReply
     _require(body.HasField("contribution"), "reply.contribution is absent")
     _require(math.isfinite(body.loss_sum) and math.isfinite(body.norm_sum), "reply.loss_sum, norm_sum: must be finite")
     _require(set(body.rejected) <= set(Reason), f"reply.rejected: unknown reason among {sorted(body.rejected)}")
+    count = body.contribution.count
+    _require(body.trained <= count and body.clipped <= count, f"reply.trained, clipped: over the count {count}")
     return CohortReply(
         contribution=_contribution_from_proto(body.contribution),
         loss_sum=body.loss_sum,
@@ -164,6 +171,8 @@ def _task_to_proto(task: RoundTask) -> pb.RoundTask:
 
 def _tensor_from_proto(tensor: pb.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     shape = tuple(tensor.shape)
+    _require(len(shape) <= MAX_TENSOR_DIMENSIONS, f"tensor {tensor.name!r}: over {MAX_TENSOR_DIMENSIONS} dimensions")
+    _require(all(shape), f"tensor {tensor.name!r}: shape {shape} is empty")
     _require(len(tensor.f32) == 4 * math.prod(shape), f"tensor {tensor.name!r}: data does not fill shape {shape}")
     return np.frombuffer(tensor.f32, dtype="<f4").reshape(shape).astype(np.float32)
 
@@ -190,6 +199,7 @@ def _contribution_from_proto(body: pb.Contribution) -> Contribution:
     _require(body.level in _LEVEL_FROM_WIRE, "contribution.level is absent")
     _require(len(body.task_digest) == DIGEST_BYTES, f"contribution.task_digest needs {DIGEST_BYTES} bytes")
     _require(len(body.nonce) == NONCE_BYTES, f"contribution.nonce needs {NONCE_BYTES} bytes")
+    _require(math.isfinite(body.l2_bound) and body.l2_bound >= 0.0, "contribution.l2_bound must be finite and >= 0")
     _require(len(body.values) == body.dimension * dtype.itemsize, "contribution.values does not fill its dimension")
     return Contribution(
         codec=body.codec,

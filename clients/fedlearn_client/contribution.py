@@ -50,7 +50,8 @@ def make_contribution(delta: ClippedDelta, task: RoundTask) -> Contribution:
 def _f32_toward_zero(
     values: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    rounded = values.astype(np.float32)
+    with np.errstate(over="ignore"):  # infinity is stepped back to the largest f32 below
+        rounded = values.astype(np.float32)
     longer = np.abs(rounded.astype(np.float64)) > np.abs(values)
     rounded[longer] = np.nextafter(rounded[longer], np.float32(0))
     return rounded.astype("<f4")

@@ -1,4 +1,4 @@
-"""Queries and match features: pure numpy, the same code on a phone and in simulation. Specification: docs/features.md."""
+"""Queries and match features: pure numpy, the same code on a phone and in simulation. Spec: docs/features.md."""
 
 from fedlearn.features.index import CatalogueIndex
 from fedlearn.features.ingest import make_query

@@ -23,7 +23,7 @@ I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
 SPEC_VERSION = 1
-"""Version of the feature specification (docs/features.md). Part of the index digest: a change expires stored Queries."""
+"""Version of the specification (docs/features.md). Part of the index digest: a change expires stored Queries."""
 
 K1, B = 1.2, 0.75
 """BM25 constants (Robertson & Zaragoza 2009, sec. 3.5: k1 in 1.2..2, b in .5...8)."""
@@ -138,7 +138,10 @@ class CatalogueIndex:
         domain: the target's domain. other_domains: those of the context.
         near: item id (any) -> target items close to it: .5 for each direction in which one lists the other.
         domains: i32[all], number of each item's domain; 0 is the target's.
-        log_price: f64[n], log2(1 + price), nan where unknown. free: bool[n]. rating: f32[n], nan where unknown. hours: f32[n, 2], nan where unknown.
+        log_price: f64[n], log2(1 + price), nan where unknown.
+        free: bool[n].
+        rating: f32[n], nan where unknown.
+        hours: f32[n, 2], nan where unknown.
         price_level: f32[all], rank of the price inside its own domain, 0..1, nan where unknown.
     """
 
@@ -167,12 +170,12 @@ class CatalogueIndex:
     @cached_property
     def rating_share(self) -> F32:
         """f32[n]: rating over 5, 0 where unknown."""
-        return np.nan_to_num(self.rating / np.float32(5.0))
+        return np.where(np.isnan(self.rating), np.float32(0), self.rating / np.float32(5))
 
     @cached_property
     def price_share(self) -> F32:
         """f32[n]: price level of the target items, 0 where unknown."""
-        return np.nan_to_num(self.price_level[: self.n])
+        return np.where(np.isnan(self.price_level[: self.n]), np.float32(0), self.price_level[: self.n])
 
     @staticmethod
     def build(catalogue: Catalogue) -> CatalogueIndex:
@@ -227,7 +230,7 @@ def _texts(item: Item) -> list[str]:
 
 
 def _bm25(items: Sequence[Item]) -> tuple[dict[str, int], Postings]:
-    """Weight idf * tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length)), idf = ln(1 + (n - df + .5) / (df + .5))."""
+    """Robertson's BM25 (Robertson & Zaragoza 2009, eq. 3.15) with idf = ln(1 + (n - df + .5) / (df + .5))."""
     counts = [Counter(term for text in _texts(item) for term, _ in terms(text)) for item in items]
     lengths = [sum(c.values()) for c in counts]
     mean = max(sum(lengths) / len(lengths), 1.0)

@@ -25,10 +25,16 @@ MAX_COUNT = 255
 
 
 @dataclass(frozen=True, slots=True)
-class _Mention:
-    """A catalogue value in a text. ``renewed``: a change of mind was announced right before (or after) it."""
+class _Heard:
+    """A catalogue value in a text, or a place where terms stand outside every value.
 
-    id: int
+    ``value`` is -1 for the latter; ``words`` are its term ids; ``renewed`` says that a change of mind was announced
+    right before it.
+    """
+
+    at: int
+    value: int
+    words: tuple[int, ...]
     polarity: int
     renewed: bool
 
@@ -37,15 +43,14 @@ class _Mention:
 class _Said:
     """What one message said about the catalogue; ``subject`` as in ``language.subject``."""
 
-    terms: Counter[tuple[int, int]]
-    values: tuple[_Mention, ...]
+    heard: tuple[_Heard, ...]
     names: tuple[int, ...]
     wishes: Wishes
     subject: int
 
     @property
     def empty(self) -> bool:
-        return not (self.terms or self.values or self.names or self.wishes.any)
+        return not (self.heard or self.names or self.wishes.any)
 
 
 def make_query(session: Session, index: CatalogueIndex) -> Query:
@@ -64,10 +69,11 @@ def make_query(session: Session, index: CatalogueIndex) -> Query:
     """
     own = (m for m in session.messages if m.direction is Direction.OUTGOING)
     said = _aged(_read(own_text(m.text, m.foreign_spans), index) for m in own)
+    values, words = _settle(said, index)
     return Query(
         digest=index.digest,
-        terms=_table({(t, min(n, MAX_COUNT), p, a) for a, s in said for (t, p), n in s.terms.items()}, 4),
-        values=_value_rows(said, index),
+        terms=_table({(t, min(n, MAX_COUNT), p, a) for (t, p, a), n in words.items()}, 4),
+        values=_table(values, 3),
         names=_table({(n, a) for a, s in said for n in s.names}, 2),
         choices=_choice_rows(session.earlier, index),
         wishes=_wish_row([s.wishes for a, s in said if a == 0]),
@@ -83,7 +89,7 @@ def _aged(messages: Iterable[_Said]) -> list[tuple[int, _Said]]:
     """Keep the messages that said something, each with its age, latest first."""
     run, about, kept = 0, 1, []
     for said in messages:
-        if said.subject == 1 and not said.empty or said.subject and said.subject != about:
+        if said.subject and (said.subject != about or (said.subject > 0 and not said.empty)):
             run, about = run + 1, said.subject
         if not said.empty:
             kept.append((run, said))
@@ -96,14 +102,12 @@ def _read(text: str, index: CatalogueIndex) -> _Said:
     names = index.names.find(text)
     # A name is taken out before words are matched: "near the Noodle Museum" is no wish for noodles.
     text = _without(text, [(start, end) for start, end, _ in names])
-    scope = negated(text)
-    values = index.values.find(text)
+    spans = index.values.find(text)
     return _Said(
-        terms=Counter((index.terms[t], -1 if scope[at] else 1) for t, at in terms(text) if t in index.terms),
-        values=_mentions(text, values, scope),
+        heard=_heard(text, spans, index),
         names=tuple(sorted({n for _, _, n in names})),
         wishes=read_wishes(text),
-        subject=subject(_without(text, [(a, b) for a, b, _ in values]), index.domain, index.other_domains),
+        subject=subject(_without(text, [(a, b) for a, b, _ in spans]), index.domain, index.other_domains),
     )
 
 
@@ -113,28 +117,54 @@ def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:
     return text
 
 
-def _mentions(text: str, values: Sequence[tuple[int, int, int]], scope: Sequence[bool]) -> tuple[_Mention, ...]:
-    cues, found, before = changes(text), [], 0
-    for start, end, value in values:
-        closing = text.startswith(" instead", end)
-        renewed = closing or any(before <= cue < start for cue in cues)
-        found.append(_Mention(value, -1 if scope[start] else 1, renewed))
-        before = end + len(" instead") * closing
-    return tuple(found)
+def _heard(text: str, spans: Sequence[tuple[int, int, int]], index: CatalogueIndex) -> tuple[_Heard, ...]:
+    """What a text names, by position."""
+    places: dict[int, list[int]] = {start: [] for start, _, _ in spans}
+    for term, at in terms(text):
+        if term in index.terms:
+            places.setdefault(next((a for a, b, _ in spans if a <= at < b), at), []).append(index.terms[term])
+    values = {start: value for start, _, value in spans}
+    scope, renewing = negated(text), _renewing(text, spans, sorted(places))
+    return tuple(
+        _Heard(at, values.get(at, -1), tuple(places[at]), -1 if scope[at] else 1, at in renewing)
+        for at in sorted(places)
+    )
 
 
-def _value_rows(said: Sequence[tuple[int, _Said]], index: CatalogueIndex) -> I32:
-    """Walk from the latest word back: once a change of mind is passed, older wishes of the same slot are withdrawn."""
+def _renewing(text: str, spans: Sequence[tuple[int, int, int]], places: Sequence[int]) -> set[int]:
+    """Places of the first thing named after each change of mind; "X instead" renews with X."""
+    ends = {end: start for start, end, _ in spans}
+    found: set[int] = set()
+    for cue in changes(text):
+        if text.startswith("instead", cue) and cue - 1 in ends:
+            found.add(ends[cue - 1])
+        else:
+            found.update(next(([at] for at in places if at > cue), []))
+    return found
+
+
+def _settle(
+    said: Sequence[tuple[int, _Said]], index: CatalogueIndex
+) -> tuple[set[tuple[int, ...]], Counter[tuple[int, int, int]]]:
+    """Walk from the latest word back: once a change of mind is passed, older wishes of the same slot are withdrawn.
+
+    Returns:
+        rows (value id, polarity, age), and (term id, polarity, age) -> count. Words of a withdrawn wish are left out.
+    """
     rows: set[tuple[int, ...]] = set()
+    words: Counter[tuple[int, int, int]] = Counter()
     renewed: set[bool] = set()  # slots (is it a facility?) that were named anew
     for age, message in said:
-        for mention in reversed(message.values):
-            slot = bool(index.value_groups[mention.id] == FACILITY)
-            withdrawn = slot in renewed and mention.polarity > 0
-            rows.add((mention.id, 0 if withdrawn else mention.polarity, age))
-            if mention.polarity > 0 and mention.renewed:
+        for heard in reversed(message.heard):
+            slot = heard.value >= 0 and bool(index.value_groups[heard.value] == FACILITY)
+            withdrawn = slot in renewed and heard.polarity > 0
+            if heard.value >= 0:
+                rows.add((heard.value, 0 if withdrawn else heard.polarity, age))
+            if not withdrawn:
+                words.update((term, heard.polarity, age) for term in heard.words)
+            if heard.polarity > 0 and heard.renewed:
                 renewed.add(slot)
-    return _table(rows, 3)
+    return rows, words
 
 
 def _table(rows: Iterable[tuple[int, ...]], width: int) -> I32:

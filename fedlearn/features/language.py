@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 NEGATIVE = (
-    r"(?<!要)不(?:要|想|吃|喝|去|喜欢|爱|能有|能吃|含|带|用|需要|考虑)|除了|无需|拒绝|避开|讨厌|忌口|受不了|吃腻"
+    r"(?<!要)不(?:想要?|要|吃|喝|去|喜欢|爱|能有|能|含|带|用|需要|考虑|推荐)(?:吃|喝|去|看|有)?|除了|无需|拒绝|避开|讨厌|忌口|受不了|吃腻"
     r"|(?<![特区分级性个告类识离])别(?![的人墅致名克说管])"
     r"|(?<!有)没有|(?<!有)没(?![有问关事想])"
     r"|\bno\b(?! (?:problem|matter|worries|doubt|rush|idea|need to|more than|less than))"
@@ -22,7 +22,8 @@ NEGATIVE = (
 
 POSITIVE = (
     r"想吃|想要|想去|想喝|想看|要吃|要去|换|改成|改吃|改去|来点|来个|推荐|而是|只要|最好|希望|还是(?![不别没])"
-    r"|\b(?:want|prefer|would like|i'd like|let's|give me|find|actually|instead(?! of)|how about|rather(?! than))\b"
+    r"|(?<!n't )(?<!not )\b(?:want|prefer|would like|i'd like|let's|give me|find|how about)\b"
+    r"|\b(?:actually|instead(?! of)|rather(?! than))\b"
 )
 STOP = r"[,，。;；!！?？\n]|\.(?!\d)|但|不过|可是|\bbut\b(?<!anything but)"
 """Ends of a clause."""
@@ -32,7 +33,8 @@ AFTER = r"就?算了|(?:就|还是)?不要了|就?免了|不行|吃腻了|不吃
 
 CHANGE = (
     r"算了|(?<!不)换(?!乘|车|个人)|改成|改吃|改去|改主意|还是(?![不别没])|不如"
-    r"|\b(?:actually|instead(?! of)|on second thought|changed my mind|scratch that|never ?mind|rather(?! than)|forget)\b"
+    r"|\b(?:actually|instead(?! of)|rather(?! than)|on second thought|changed my mind|scratch that|never ?mind|forget)"
+    r"\b"
 )
 """A change of mind: what is named after it takes the place of what was named before."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.errors import CatalogueMismatch
+from fedlearn.errors import CatalogueMismatch, UnknownSetting
 from fedlearn.features.index import DISH, FACILITY, KIND, CatalogueIndex
 from fedlearn.features.query import FREE, HOURS_HIGH, HOURS_LOW, NEAR, PRICE_HIGH, PRICE_LEVEL, PRICE_LOW, RATING, Query
 
@@ -69,8 +70,14 @@ SOURCES = frozenset(spec.source for spec in FEATURES)
 
 
 def feature_mask(sources: Iterable[str]) -> NDArray[np.bool_]:
-    """Return bool[d]: the columns for which every needed source is among ``sources``."""
+    """Return bool[d]: the columns for which every needed source is among ``sources``.
+
+    Raises:
+        UnknownSetting: a source that does not exist.
+    """
     allowed = frozenset(sources)
+    if not allowed <= SOURCES:
+        raise UnknownSetting(f"sources={sorted(allowed - SOURCES)}: choose among {', '.join(sorted(SOURCES))}.")
     return np.array([spec.needs <= allowed for spec in FEATURES])
 
 
@@ -85,15 +92,19 @@ def match(query: Query, index: CatalogueIndex, candidates: NDArray[np.int64]) ->
     Raises:
         CatalogueMismatch: the query was made with another index.
     """
-    return match_all(query, index)[candidates]
+    return np.ascontiguousarray(_columns(query, index)[:, candidates].T)
 
 
 def match_all(query: Query, index: CatalogueIndex) -> F32:
-    """Return f32[n, d] for every item of the target domain, in catalogue order.
+    """Return f32[n, d] (stored by columns) for every item of the target domain, in catalogue order.
 
     Raises:
         CatalogueMismatch: the query was made with another index.
     """
+    return _columns(query, index).T
+
+
+def _columns(query: Query, index: CatalogueIndex) -> F32:
     if query.digest != index.digest:
         raise CatalogueMismatch(
             f"query.digest={query.digest[:12]} but the index is {index.digest[:12]}: make the query again."
@@ -105,7 +116,7 @@ def match_all(query: Query, index: CatalogueIndex) -> F32:
     _choices(query, index, out)
     out[COLUMN["rating"]] = index.rating_share
     out[COLUMN["price_level"]] = index.price_share
-    return np.ascontiguousarray(out.T)
+    return out
 
 
 def _words(query: Query, index: CatalogueIndex, out: F32) -> None:
@@ -148,7 +159,7 @@ def _wishes(query: Query, index: CatalogueIndex, out: F32) -> None:
     if not math.isnan(wishes[PRICE_LOW]):
         out[COLUMN["price_fit"]] = _price_fit(wishes[PRICE_LOW], wishes[PRICE_HIGH], index)
     if not math.isnan(wishes[PRICE_LEVEL]):
-        out[COLUMN["price_level_fit"]] = np.nan_to_num(wishes[PRICE_LEVEL] * (2.0 * index.price_level[: index.n] - 1.0))
+        out[COLUMN["price_level_fit"]] = _known(wishes[PRICE_LEVEL] * (2.0 * index.price_level[: index.n] - 1.0))
     if not math.isnan(wishes[FREE]):
         out[COLUMN["free"]] = index.free
     if not math.isnan(wishes[RATING]):
@@ -164,13 +175,13 @@ def _price_fit(low: float, high: float, index: CatalogueIndex) -> F64:
     """1 inside the band; outside it minus the log2 distance to it, -1 at a factor of two; 0 where unknown."""
     price = index.log_price
     distance = np.maximum(math.log2(low + 1.0) - price, price - math.log2(high + 1.0))
-    return np.nan_to_num(np.where(distance <= 0, 1.0, -np.minimum(distance, 1.0)))
+    return _known(np.where(distance <= 0, 1.0, -np.minimum(distance, 1.0)))
 
 
 def _rating_fit(floor: float, index: CatalogueIndex) -> F64:
     """1 at or above the floor, else minus the shortfall in stars, -1 at most; 0 where unknown."""
     short = floor - index.rating.astype(np.float64)
-    return np.nan_to_num(np.where(short <= 1e-6, 1.0, -np.minimum(short, 1.0)))
+    return _known(np.where(short <= 1e-6, 1.0, -np.minimum(short, 1.0)))
 
 
 def _hours_fit(low: float, high: float, index: CatalogueIndex) -> F64:
@@ -178,7 +189,12 @@ def _hours_fit(low: float, high: float, index: CatalogueIndex) -> F64:
     shortest, longest = index.hours[:, 0] * 0.9, index.hours[:, 1] * 1.1 + 0.1
     low, high = low * 0.9, high * 1.1 + 0.1
     overlap = np.maximum(np.minimum(longest, high) - np.maximum(shortest, low), 0.0)
-    return np.nan_to_num(overlap / (np.maximum(longest, high) - np.minimum(shortest, low))).astype(np.float64)
+    return _known(overlap / (np.maximum(longest, high) - np.minimum(shortest, low)))
+
+
+def _known(fit: NDArray[np.floating[Any]]) -> F64:
+    """Put 0 where the catalogue does not know."""
+    return np.where(np.isnan(fit), 0.0, fit).astype(np.float64, copy=False)
 
 
 def _choices(query: Query, index: CatalogueIndex, out: F32) -> None:
@@ -196,7 +212,7 @@ def _choices(query: Query, index: CatalogueIndex, out: F32) -> None:
     levels = index.price_level[ids]
     levels = levels[~np.isnan(levels)]
     if len(levels):
-        out[COLUMN["price_alike"]] = np.nan_to_num(1.0 - 2.0 * np.abs(index.price_level[: index.n] - levels.mean()))
+        out[COLUMN["price_alike"]] = _known(1.0 - 2.0 * np.abs(index.price_level[: index.n] - levels.mean()))
     out[COLUMN["chosen_before"], ids[own]] = 1.0
 
 

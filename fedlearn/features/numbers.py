@@ -6,7 +6,10 @@ import re
 
 _CN_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"两": 2}
 _CN_UNITS = {"十": 10, "百": 100, "千": 1000}
-_CN_NUMBER = re.compile(r"[一二两三四五六七八九十百千零]+(?=多?(?:元|块|分(?![店钟之])|个?小时|个?钟头|天|-|到|至|以[上下内]))")
+_CN_NUMBER = re.compile(
+    "[一二两三四五六七八九]?[十百千][一二两三四五六七八九十百千零]*"
+    "|[一二两三四五六七八九](?=(?:元|块|分(?![店钟之])|个?小时|个?钟头|天|-|到|至))"
+)
 _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"

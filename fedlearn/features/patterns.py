@@ -25,7 +25,8 @@ _CURRENCY = _any("元", "块钱", "块", "圆", "rmb", "cny", "yuan", "dollars?"
 _CURRENCY = _any(_CURRENCY, r"\$", "¥", "€", "£")
 _PREFIX = _any(r"\$", "¥", "€", "£", "usd ?", "rmb ?", "cny ?")
 _PER = _any(
-    "/人|/位|每人|一人|一位|一个人|一晚|每晚", " ?per (?:person|head|night)", " ?a (?:head|person|night)", " ?each", " ?pp"
+    "/人|/位|每人|一人|一位|一个人|一晚|每晚",
+    " ?per (?:person|head|night)| ?a (?:head|person|night)| ?each| ?pp",
 )
 _CUE = _any(
     "人均(?:消费)?|均价|价格|价位|价钱|消费|花费|花销|预算|门票|票价|房价|房费",
@@ -73,6 +74,7 @@ _PRICES = tuple(
 
 _R = r"(?<![\d.$¥€£-])([1-5](?:\.\d)?)(?![\d.]|[元块])"
 _TENTH = r"(?<![\d.$¥€£-])([1-4]\.\d)(?!\d)"
+_NOT_STARS = _any(_CURRENCY, "km|miles|hours|小时|公里")
 _RATINGS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -81,7 +83,7 @@ _RATINGS = tuple(
         rf"{_R} ?\+? ?-?stars?\b",
         rf"{_R} ?星 ?(?:以上|及以上|好评|评)",
         rf"{_TENTH} ?(?:以上|及以上|\+|or (?:higher|above|better|more|up)|and (?:up|above|higher))",
-        rf"(?:at least|above|over|minimum|不低于|高于|至少) (?:a )?{_TENTH}(?! ?{_any(_CURRENCY, 'km|miles|hours|小时')})",
+        rf"(?:at least|above|over|minimum|不低于|高于|至少) ?(?:a )?{_TENTH}(?! ?{_NOT_STARS})",
     )
 )
 _RATING_CEILING = re.compile(r" ?(?:分|stars?)? ?(?:以下|以内|or (?:lower|below|less))")
@@ -96,8 +98,8 @@ _TIME_UNIT = r"(?:个?(小时|钟头|分钟|天|hours?\b|hrs?\b|minutes?\b|mins?
 _DURATION = re.compile(rf"{_N} ?{_TIME_UNIT}?(?: ?(?:-|~|到|至|to) ?{_N2} ?{_TIME_UNIT})?")
 
 _NOT_FREE_ENTRY = _any(
-    "wi-?fi|parking|breakfast|internet|cancellation|range|time|day|night|evening|weekend|later|now|today|tonight|tomorrow",
-    "on|at|this|next|after|before|for (?:dinner|lunch)",
+    "wi-?fi|parking|breakfast|internet|cancellation|range|time|day|night|evening|weekend|later|now|today|tonight",
+    "tomorrow|on|at|this|next|after|before|for (?:dinner|lunch)",
 )
 _FREE = re.compile(
     _any(
@@ -111,7 +113,8 @@ _CHEAP = re.compile(
         "便宜|实惠|划算|省钱|省着点?花?|平价|性价比|(?:不|别)(?:要|用|能|想)?(?:太|很|那么)?(?:贵|高档|豪华)",
         r"\bcheap(?:er|ly)?\b|inexpensive|affordabl[ey]|budget-friendly|low[- ]cost|economical|bargain|good value",
         r"\bon a (?:tight )?budget\b|shoestring|frugal|break(?:ing)? the bank",
-        r"\b(?:not|no|nothing|isn't|don't want)(?: (?:too|so|very|that|an?|anything|something))* (?:expensive|pricey|fancy|posh)",
+        r"\b(?:not|no|nothing|isn't|don't want)(?: (?:too|so|very|that|an?|anything|something))* (?:expensive|pricey)",
+        r"\b(?:not|no|nothing|isn't|don't want)(?: (?:too|so|very|that|an?|anything|something))* (?:fancy|posh)",
     )
 )
 _DEAR = re.compile(

@@ -61,4 +61,5 @@ class Query:
             raise DataCorrupt(f"a stored Query has {len(flat)} numbers, which contradicts its counts; write it again.")
         ends = [int(e) for e in np.cumsum([_HEAD, *sizes])]
         blocks = [flat[a:b].reshape(-1, w) for a, b, w in zip(ends, ends[1:], _WIDTHS, strict=False)]
-        return Query(digest, *blocks, flat[ends[-1] :].view(np.float32))
+        terms, values, names, choices = blocks
+        return Query(digest, terms, values, names, choices, flat[ends[-1] :].view(np.float32))

@@ -22,12 +22,13 @@ _IS_CJK = re.compile(rf"[{_CJK}]")
 GRAMS = (2, 3)
 """Lengths of the character n-grams taken from CJK runs. Single characters say too little and match everyone's name."""
 
-STOP_WORDS = frozenset(
+_STOP = (
     "a about after all am an and any are as at be been but by can could did do does for from get good had has have he "
     "her his house how i if in is it its just let like me my no not of off on one or our out place please road she "
     "shop so some something st street that the their them there they this to up us very want was we were what when "
-    "where which who will with would you your".split()
+    "where which who will with would you your"
 )
+STOP_WORDS = frozenset(_STOP.split())
 """Latin words that are never terms: function words, and words of addresses."""
 
 

@@ -63,14 +63,6 @@ def candidates_that_fit(rows: int, items: int, width: int) -> int:
     return int(min(items, max(2, DENSE_BYTES // max(4 * rows * width, 1))))
 
 
-def leave_one_out_log_popularity(labels: I64, items: int) -> F64:
-    """Return f64[n, N]: log(1 + count) of every item among the other rows: non-private controls only."""
-    counts = np.bincount(labels, minlength=items).astype(np.float64)
-    table = np.repeat(counts[None, :], len(labels), axis=0)
-    table[np.arange(len(labels)), labels] -= 1.0
-    return np.log1p(table)
-
-
 def popularity(labels: I64, items: int) -> F64:
     """Return f64[N]: how often each item was chosen in the training rows. Made from users: a non-private control."""
     return np.bincount(labels, minlength=items).astype(np.float64)

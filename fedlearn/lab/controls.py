@@ -86,11 +86,11 @@ def run_controls(config: ExperimentConfig, prepared: Prepared, split: Split) -> 
     def ranked(name: str, note: str, score: Scorer, *, reference: bool = False) -> ControlResult:
         return ControlResult(name, note, reference, rank_rows(split.test, labels, score))
 
-    yield ranked(POPULARITY, "counts of choices; non-private", lambda rows: np.tile(counts, (len(rows), 1)))
+    yield ranked(POPULARITY, "non-private control", lambda rows: np.tile(counts, (len(rows), 1)))
     yield ranked(BM25, "no training", _bm25(prepared))
     yield ranked(LOCAL_ONLY, "each phone alone", _local_only(config, prepared, split))
-    yield ranked(CENTRAL, "in one place without privacy", _central(config, prepared, split, prepared.store.query))
-    yield ranked(CENTRAL_POPULARITY, "in one place without privacy", _central_popularity(config, prepared, split))
+    yield ranked(CENTRAL, "non-private control", _central(config, prepared, split, prepared.store.query))
+    yield ranked(CENTRAL_POPULARITY, "non-private control", _central_popularity(config, prepared, split))
     if "choices" in config.features.sources:
         yield from _source_controls(config, prepared, split, ranked)
     if isinstance(prepared.dataset, OracleDataset):
@@ -111,7 +111,7 @@ def _source_controls(
     alone = replace(config, features=replace(config.features, sources=sources))
     if sources:
         score = _central(alone, prepared, split, prepared.store.query)
-        yield ranked(CENTRAL_NO_CHOICES, "in one place without privacy", score)
+        yield ranked(CENTRAL_NO_CHOICES, "non-private control", score)
     donors = _donors(prepared)
     if donors is None:
         return
@@ -159,10 +159,9 @@ def _central_popularity(config: ExperimentConfig, prepared: Prepared, split: Spl
     counts = central.popularity(labels, items)
     features = np.empty((*drawn.shape, table.width + 1), np.float32)
     for place, (row, chosen) in enumerate(zip(split.train, drawn, strict=True)):
-        others = counts.copy()
-        others[labels[place]] -= 1.0  # leave this choice out, or the model would read its own label
         features[place, :, :-1] = table.features(int(row))[chosen]
-        features[place, :, -1] = np.log1p(others[chosen])
+        # without this choice itself, or the model would read its own label
+        features[place, :, -1] = np.log1p(counts[chosen] - (chosen == labels[place]))
     parameters = central.fit(model, features, np.zeros(len(labels), np.int64))
     column = np.log1p(counts).astype(np.float32)
 

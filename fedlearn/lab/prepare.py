@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -84,12 +84,17 @@ def prepare(data: DataConfig) -> Prepared:
     key = json.dumps(asdict(data), sort_keys=True)
     if key not in _PREPARED:
         _PREPARED.clear()
-        _PREPARED[key] = _prepare(data)
+        _PREPARED[key] = prepare_dataset(build_dataset(data))
     return _PREPARED[key]
 
 
-def _prepare(data: DataConfig) -> Prepared:
-    dataset = build_dataset(data)
+def prepare_dataset(dataset: SessionDataset) -> Prepared:
+    """Return a data set's index and Query store, writing the store if it is not in the cache.
+
+    Raises:
+        EmptyPopulation: there is no session.
+        DataError: what the data set raises.
+    """
     index = CatalogueIndex.build(dataset.catalogue)
     folder = (
         cache_directory() / "populations" / hashlib.sha256(f"{dataset.digest}/{index.digest}".encode()).hexdigest()[:32]
@@ -113,6 +118,15 @@ def splits(prepared: Prepared, data: DataConfig) -> tuple[Split, ...]:
     else:
         keys = list(prepared.store.groups)
     return tuple(_folds(prepared, keys, data.folds))
+
+
+def limit_test_users(split: Split, owner: I64, users: int) -> Split:
+    """Return the split with at most ``users`` tested users, drawn once for all trainings."""
+    tested = np.unique(owner[split.test])
+    if len(tested) <= users:
+        return split
+    kept = simulation_rng(0, -1, "", "evaluation").choice(tested, size=users, replace=False)
+    return replace(split, test=split.test[np.isin(owner[split.test], kept)])
 
 
 def _folds(prepared: Prepared, keys: Sequence[str], folds: int) -> Iterator[Split]:

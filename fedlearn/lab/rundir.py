@@ -75,7 +75,7 @@ def claim(directory: Path, config: ExperimentConfig, data_digest: str, command: 
         if identity.config_digest != config.digest:
             raise RunDirectoryInUse(
                 f"run.dir={directory}: holds a run of another config (digest {identity.config_digest[:12]}, "
-                f"this one is {config.digest[:12]}); choose another run.dir, or go on with it: fedlearn resume {directory}"
+                f"this one is {config.digest[:12]}); choose another, or go on with it: fedlearn resume {directory}"
             )
         _check_unchanged(directory, identity, data_digest)
         return identity

@@ -83,7 +83,7 @@ class PrivacySchema:
     mode: str = "gaussian"
     epsilon: float | None = 3.0
     delta: float | None = 1e-4
-    clip: float = 1.0
+    clip: float = 0.1
     noise_multiplier: float | None = None
 
 
@@ -91,7 +91,7 @@ class PrivacySchema:
 class CohortSchema:
     """How many phones take part in a round, and how many rounds there are."""
 
-    rounds: int = 40
+    rounds: int = 60
     size: int | None = None
     fraction: float | None = 0.5
 
@@ -101,7 +101,7 @@ class ServerOptSchema:
     """torch.optim on the pseudo-gradient."""
 
     name: str = "sgd"
-    learning_rate: float = 1.0
+    learning_rate: float = 3.0
     options: dict[str, Any] = field(default_factory=dict)
     average_last: float = 0.5
 
@@ -136,7 +136,7 @@ class PolicySchema:
 class EvaluationSchema:
     """What is measured, and against what."""
 
-    metrics: list[str] = field(default_factory=lambda: ["HR@1", "HR@10", "NDCG@10", "MRR"])
+    metrics: list[str] = field(default_factory=lambda: ["HR@10", "NDCG@10", "MRR"])
     every: int = 5
     controls: bool = True
     bootstrap: int = 1000

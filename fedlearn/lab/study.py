@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.controls import ControlResult, model_scorer, rank_rows, run_controls
@@ -20,7 +18,6 @@ from fedlearn.lab.training import Training, run_training, without_privacy
 from fedlearn.models.base import Parameters
 from fedlearn.report.rounds import RoundRecord, read_rounds
 from fedlearn.report.summary import ROUNDS_FILE
-from fedlearn.rng import simulation_rng
 from fedlearn.types import I64
 from fedlearn_server.checkpoint import MODEL_FILE, load_model
 
@@ -132,15 +129,6 @@ def private_name(config: ExperimentConfig) -> str:
     if privacy.epsilon is not None:
         return f"federated, epsilon {privacy.epsilon:g}"
     return f"federated, noise {privacy.noise_multiplier:g}"
-
-
-def limit_test_users(split: Split, owner: I64, users: int) -> Split:
-    """Return the split with at most ``users`` tested users, drawn once for all trainings."""
-    tested = np.unique(owner[split.test])
-    if len(tested) <= users:
-        return split
-    kept = simulation_rng(0, -1, "", "evaluation").choice(tested, size=users, replace=False)
-    return replace(split, test=split.test[np.isin(owner[split.test], kept)])
 
 
 def run_study(study: Study, observer_of: ObserverOf) -> StudyResult:

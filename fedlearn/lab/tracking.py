@@ -26,11 +26,11 @@ class _TensorBoard:
     def __init__(self, uri: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - optional
 
-        self._writer = SummaryWriter(str(uri))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(uri))
 
     def log(self, series: str, value: float, step: int) -> None:
-        self._writer.add_scalar(series, value, step)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.add_scalar(series, value, step)
+        self._writer.flush()
 
 
 class _MlFlow:

@@ -16,10 +16,10 @@ from rich.console import Console
 from fedlearn.errors import RunInterrupted
 from fedlearn.lab import rundir
 from fedlearn.lab.config import ExperimentConfig
-from fedlearn.lab.prepare import prepare, splits
+from fedlearn.lab.prepare import limit_test_users, prepare, splits
 from fedlearn.lab.progress import progress_bars
 from fedlearn.lab.registry import build_metric, build_model
-from fedlearn.lab.study import Arm, Observe, Study, limit_test_users, round_records, run_study
+from fedlearn.lab.study import Arm, Observe, Study, round_records, run_study
 from fedlearn.lab.summarise import summarise
 from fedlearn.lab.tracking import make_tracker, tracked
 from fedlearn.lab.training import Training, check_runtime, check_server_optimizer

@@ -33,12 +33,14 @@ _REFUSED: Final = {
     "clt": "its central-limit approximation reports less epsilon than is spent (0.717 where 2.355 is spent)",
 }
 
-# The FFT's error in delta per composed event. Measured on 1,000 random compositions (100 to 100,000 events) against the
-# same composition of an exponentially tilted distribution, which is exact far into the tail: at most 1.06e-16 on the
-# reported grid and 1.64e-16 on the searching one.
+# The FFT error in delta per composed event: measured, not proven. In 1,010 comparisons (about 170 random configurations
+# of 100 to 100,000 events, both directions, deltas 1e-5 to 1e-10) with the same composition of an exponentially tilted
+# distribution, which keeps the tail's relative precision, it was at most 1.06e-16 on the reported grid and 1.64e-16 on
+# the searching one.
 _DELTA_ERROR_REPORTED: Final = 1.25e-16
 _DELTA_ERROR_SEARCHING: Final = 2e-16
 _MAX_MARGIN_SHARE: Final = 0.1
+_MAX_ANCHORS: Final = 128
 # Cells of the widest distribution kept: beyond, a coarser grid, which only raises epsilon.
 _MAX_CELLS_REPORTED: Final = 1 << 21
 _MAX_CELLS_SEARCHING: Final = 1 << 18
@@ -143,7 +145,7 @@ def epsilon_curve(event: PoissonGaussian, counts: Sequence[int], delta: float) -
     distinct = sorted(set(counts))
     if not distinct:
         return ()
-    stride = math.ceil(len(distinct) / 128)
+    stride = math.ceil(len(distinct) / _MAX_ANCHORS)
     anchors = sorted({distinct[-1], *distinct[stride - 1 :: stride]})
     cap = epsilon([(event, distinct[-1])], delta)
     value_at: dict[int, float] = {}

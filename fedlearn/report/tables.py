@@ -20,6 +20,8 @@ except ImportError as err:
     raise MissingDependency("rich is not installed: pip install 'fedlearn[report]'.") from err
 
 LOUD = "bold white on red"
+MODEL_WIDTH = 25
+"""Wide enough for the longest usual row name, so that a terminal of 80 columns shows a row in two lines."""
 
 
 def print_result_table(summary: Summary, console: Console, report: Path | None = None) -> None:
@@ -51,14 +53,13 @@ def print_result_table(summary: Summary, console: Console, report: Path | None =
 def _result_table(summary: Summary) -> Table:
     names = view.metric_names(summary.models)
     table = Table(box=box.SIMPLE_HEAD, title=escape(f"{summary.task}: {summary.data}"), title_justify="left")
-    table.add_column("model")
+    table.add_column("model", min_width=MODEL_WIDTH)
     for name in names:
         table.add_column(escape(name), justify="right", no_wrap=True)
     table.add_column("epsilon", justify="right", no_wrap=True)
     for model in summary.models:
         what = Text(model.name)
-        if model.note:
-            what.append(f"\n{model.note}", style="not bold dim")
+        what.append(f"\n{model.note}", style="not bold dim")
         epsilon = view.epsilon_text(model.epsilon) if model.kind is ModelKind.FEDERATED else ""
         style = "bold" if model.name == summary.headline else ""
         table.add_row(what, *(_cell(model.metric(n)) for n in names), epsilon, style=style)

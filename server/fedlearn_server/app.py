@@ -10,11 +10,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedlearn.engine.optimizers import IterateAverage, ServerOptimizer
 from fedlearn.errors import ResumeRefused
-from fedlearn.ledger import LEDGER_FILE, Budget, Ledger
+from fedlearn.ledger import LEDGER_FILE, Budget, Ledger, Reserved
 from fedlearn.privacy.mechanisms import GaussianMechanism
-from fedlearn.privacy.plan import PrivacyPlan
+from fedlearn.privacy.sampling import SamplingKey
 from fedlearn.privacy.secrets import SecretStore
-from fedlearn_server.checkpoint import Checkpoint, load_checkpoint, published_digest, write_model
+from fedlearn_server.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, published_digest, write_model
 from fedlearn_server.job import TrainingJob
 from fedlearn_server.round import Observer, TrainingState, run_round
 from fedlearn_server.spend import LedgerSpend, NoSpend, Spend
@@ -42,9 +42,10 @@ def run_training(job: TrainingJob, grid: Grid, observe: Observer) -> None:
         state = _state(job, checkpoint)
         while state.step < job.rounds and spend.affordable != 0:
             run_round(job, state, spend, grid, observe)
+        if job.plan is not None:
+            # before the model, whose presence says that nothing is left to do
+            SecretStore().destroy(job.run_id)
         write_model(job.directory, state.released, {"run_id": job.run_id, "steps": str(state.step)})
-    if job.plan is not None:
-        SecretStore().destroy(job.run_id)
 
 
 def _state(job: TrainingJob, checkpoint: Checkpoint | None) -> TrainingState:
@@ -68,15 +69,22 @@ def _opened_spend(job: TrainingJob, checkpoint: Checkpoint | None) -> Iterator[S
     if plan is None:
         yield NoSpend(job.seed, job.denominator)
         return
-    with Ledger.open(job.directory / LEDGER_FILE, _budget(job.run_id, plan)) as ledger:
+    path = job.directory / LEDGER_FILE
+    with Ledger.open(path, Budget.of(plan, job.run_id), must_exist=checkpoint is not None) as ledger:
         _settle(ledger, checkpoint, job)
         mechanism = GaussianMechanism(plan.noise_multiplier, plan.denominator)
-        key = SecretStore().load_or_create(job.run_id)
+        key = _sampling_key(ledger, 0 if checkpoint is None else checkpoint.step, job.run_id)
         yield LedgerSpend(ledger, mechanism, plan.event, key, plan.l2_clip_norm)
 
 
-def _budget(run_id: str, plan: PrivacyPlan) -> Budget:
-    return Budget(run_id, plan.epsilon, plan.delta, plan.event, plan.steps, plan.unit, plan.neighboring_relation)
+def _sampling_key(ledger: Ledger, step: int, run_id: str) -> SamplingKey:
+    """Return the run's key; an attempt that was announced before must be drawn again with the key it had."""
+    attempt = ledger.next_attempt(step)
+    announced = any(
+        isinstance(entry, Reserved) and (entry.step, entry.attempt) == (step, attempt) for entry in ledger.events()
+    )
+    store = SecretStore()
+    return store.load(run_id) if announced else store.load_or_create(run_id)
 
 
 def _settle(ledger: Ledger, checkpoint: Checkpoint | None, job: TrainingJob) -> None:
@@ -89,5 +97,10 @@ def _settle(ledger: Ledger, checkpoint: Checkpoint | None, job: TrainingJob) -> 
     for charge in ledger.uncommitted():
         if charge.sequence == published:
             ledger.commit(charge, published_digest(job.directory))
-    if published is not None and published not in {entry.charge for entry in ledger.committed()}:
-        raise ResumeRefused(f"{job.directory}: the checkpoint was released under a charge its ledger does not hold.")
+    commits = ledger.committed()
+    expected = commits[-1].published_digest if commits else None
+    if expected != (None if checkpoint is None else published_digest(job.directory)):
+        raise ResumeRefused(
+            f"{job.directory}: {CHECKPOINT_FILE} is not what its ledger says was published last; "
+            "restore both from one backup, or start a new run."
+        )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
+from fedlearn.errors import Reason
 from fedlearn_server.node import pack, unpack
 
 SHORTEST_WAIT_S = 0.05
@@ -17,15 +18,23 @@ LONGEST_WAIT_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class NodeAnswer:
-    """One node's answer: our bytes, or the reason why there are none."""
+    """One node's answer: our bytes, or why there are none.
+
+    Args:
+        node: Flower's id of the node.
+        payload: our bytes; empty after a failure.
+        failure: what went wrong, or "".
+        reason: what a failure counts as.
+    """
 
     node: int
     payload: bytes
     failure: str = ""
+    reason: Reason = Reason.FAILED
 
 
 def collect(grid: Grid, payload: bytes, step: int, deadline_s: float) -> Iterator[NodeAnswer]:
-    """Push ``payload`` to every node and yield each answer once.
+    """Push ``payload`` to every node and yield each answer once; a node that answers again is yielded as a duplicate.
 
     Args:
         grid: any Flower runtime.
@@ -33,18 +42,27 @@ def collect(grid: Grid, payload: bytes, step: int, deadline_s: float) -> Iterato
         step: labels the messages.
         deadline_s: seconds after which missing answers are yielded as failures.
     """
-    messages = [
-        grid.create_message(pack(payload), MessageType.TRAIN, node, group_id=str(step)) for node in grid.get_node_ids()
-    ]
-    nodes = {message_id: message.metadata.dst_node_id for message_id, message in _pushed(grid, messages)}
+    nodes: dict[str, int] = {}
+    for node in grid.get_node_ids():
+        message = grid.create_message(pack(payload), MessageType.TRAIN, node, group_id=str(step))
+        # one by one: a grid leaves out the ids of messages it could not send, so a batch would not say whose
+        message_id = next(iter(grid.push_messages([message])), "")
+        if message_id:
+            nodes[message_id] = node
+        else:
+            yield NodeAnswer(node, b"", "the task could not be sent")
+    answered: dict[str, int] = {}
     end = time.monotonic() + deadline_s
     wait = SHORTEST_WAIT_S
     while nodes:
         replies = list(grid.pull_messages(list(nodes)))
         for reply in replies:
-            node = nodes.pop(reply.metadata.reply_to_message_id, None)
-            if node is not None:
-                yield _answer(node, reply)
+            message_id = reply.metadata.reply_to_message_id
+            if message_id in nodes:
+                answered[message_id] = nodes.pop(message_id)
+                yield _answer(answered[message_id], reply)
+            elif message_id in answered:
+                yield NodeAnswer(answered[message_id], b"", "answered more than once", Reason.DUPLICATE)
         if replies:
             wait = SHORTEST_WAIT_S
         elif time.monotonic() > end:
@@ -54,10 +72,6 @@ def collect(grid: Grid, payload: bytes, step: int, deadline_s: float) -> Iterato
             wait = min(2 * wait, LONGEST_WAIT_S)
     for node in nodes.values():
         yield NodeAnswer(node, b"", f"no answer within {deadline_s:g} s")
-
-
-def _pushed(grid: Grid, messages: list[Message]) -> Iterator[tuple[str, Message]]:
-    return zip(grid.push_messages(messages), messages, strict=True)
 
 
 def _answer(node: int, reply: Message) -> NodeAnswer:

@@ -18,7 +18,7 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from fedlearn.engine.optimizers import IterateAverage, ServerOptimizer
-from fedlearn.errors import FedlearnError, Reason
+from fedlearn.errors import FedlearnError, Reason, RoundFailed
 from fedlearn.fold import Fold, FoldTerms
 from fedlearn.models.base import Parameters
 from fedlearn.privacy.sampling import RoundKey
@@ -110,7 +110,7 @@ def run_round(job: TrainingJob, state: TrainingState, spend: Spend, grid: Grid, 
     try:
         task = make_task(job, state, attempt, key, spend.grid_step)
         gathered = gather(grid, task, job)
-        bounded = gathered.fold.bounded_sum(state.step, job.l2_clip_norm)
+        bounded = gathered.bounded_sum(state.step, job.l2_clip_norm)
     except FedlearnError as error:
         spend.abandon(f"no sum was formed: {error.code}")
         raise
@@ -160,6 +160,17 @@ class Gathered:
     rejected: Counter[Reason] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
+    def bounded_sum(self, step: int, l2_sensitivity: float) -> BoundedSum:
+        """Return the sum; raise RoundFailed with what every node did if there is none."""
+        if self.failures and not self.fold.accepted:
+            counted = ", ".join(f"{reason}: {count}" for reason, count in self._counts.items())
+            raise RoundFailed(f"step {step}: no contribution was accepted ({counted}); {'; '.join(self.failures)}.")
+        return self.fold.bounded_sum(step, l2_sensitivity)
+
+    @property
+    def _counts(self) -> Mapping[Reason, int]:
+        return dict(self.fold.rejected + self.rejected)
+
     def unprotected(self, bounded: BoundedSum, mean: NoisyMean) -> Unprotected:
         """Return the round's unprotected figures."""
         noise = mean.noise_std * mean.denominator * math.sqrt(bounded.values.size)
@@ -168,7 +179,7 @@ class Gathered:
             cohort=bounded.count,
             clipped_fraction=self.clipped / bounded.count if bounded.count else None,
             signal_to_noise=float(np.linalg.norm(bounded.values)) / noise if noise > 0.0 else None,
-            rejected=dict(self.fold.rejected + self.rejected),
+            rejected=self._counts,
             failures=tuple(self.failures),
         )
 
@@ -185,7 +196,7 @@ def gather(grid: Grid, task: RoundTask, job: TrainingJob) -> Gathered:
 
 def _fold(gathered: Gathered, answer: NodeAnswer, max_bytes: int, reserved: int) -> None:
     if answer.failure:
-        gathered.rejected[Reason.FAILED] += 1
+        gathered.rejected[answer.reason] += 1
         gathered.failures.append(f"node {answer.node}: {answer.failure}")
         return
     reply: CohortReply | None = None

@@ -87,8 +87,9 @@ class LedgerSpend:
 
     @property
     def affordable(self) -> int:
-        """Charges that still fit the budget."""
-        return self._ledger.remaining_charges()
+        """Charges that still fit the budget, and the number that was planned."""
+        planned = self._ledger.budget.steps - self.charges
+        return max(0, min(planned, self._ledger.remaining_charges()))
 
     def reserve(self, step: int) -> tuple[int, RoundKey]:
         """Reserve ``step``, or take up its open reservation.

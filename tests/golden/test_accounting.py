@@ -75,8 +75,8 @@ def test_fft_margin_covers_the_composition_error(z: float, steps: int, discretiz
         assert ours >= gaussian_epsilon(delta, math.sqrt(steps) / z) * (1 - 1e-9)
 
 
-@pytest.mark.parametrize("q", [0.001, 0.05, 0.5])
-@pytest.mark.parametrize("z", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("q", [0.001, 0.5])
+@pytest.mark.parametrize("z", [0.7, 4.0])
 def test_one_sampled_release_against_the_closed_form(q: float, z: float) -> None:
     # Removing a unit: H_{e^eps}((1-q) N0 + q N1 || N0) = q H_g(N1 || N0), g = (e^eps - 1 + q) / q (Balle, Barthe and
     # Gaboardi 2018); the other direction is smaller for eps > 0.

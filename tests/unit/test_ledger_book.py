@@ -159,7 +159,7 @@ def test_a_plan_over_its_budget_does_not_start(path: Path) -> None:
 
 def test_another_event_is_composed_not_counted(ledger: Ledger) -> None:
     assert ledger.fits(PoissonGaussian(50.0, 0.01))
-    loud = PoissonGaussian(0.3, 0.1)
+    loud = PoissonGaussian(0.8, 0.3)
     assert not ledger.fits(loud)
     with pytest.raises(BudgetExceeded):
         ledger.charge(ledger.reserve(0, 0), loud, SUM)

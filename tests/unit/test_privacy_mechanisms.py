@@ -37,11 +37,10 @@ def test_noise_is_scaled_by_the_sensitivity_that_travels_with_the_sum() -> None:
     assert kstest(mean.values, "norm", args=(0, mean.noise_std)).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("wrong", [0.99, 1.01])
-def test_the_same_test_fails_at_one_percent_wrong_scale(wrong: float) -> None:
-    values = standard_normal(1_000_000, fixed_bytes())
-    assert kstest(values, "norm").pvalue > 1e-3
-    assert kstest(values * wrong, "norm").pvalue < 1e-3
+def test_the_same_test_fails_at_one_percent_wrong_scale() -> None:
+    values = np.sort(standard_normal(1_000_000, fixed_bytes()))
+    for wrong in (0.99, 1.01):
+        assert kstest(values * wrong, "norm").pvalue < 1e-3
 
 
 def test_operating_system_noise_is_standard_normal() -> None:

@@ -30,10 +30,10 @@ def test_noise_given() -> None:
 
 
 def test_epsilon_given() -> None:
-    settings = PrivacySettings(delta=1e-4, l2_clip_norm=0.5, epsilon=0.5)
+    settings = PrivacySettings(delta=1e-4, l2_clip_norm=0.5, epsilon=0.2)
     plan = make_plan(settings, population=1000, rounds=10, cohort=100)
-    assert plan.epsilon == 0.5
-    assert 0.499 < plan.certified_epsilon <= 0.5
+    assert plan.epsilon == 0.2
+    assert 0.199 < plan.certified_epsilon <= 0.2
 
 
 def test_publishing_every_model_of_a_study_costs_more() -> None:

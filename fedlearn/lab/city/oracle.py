@@ -133,7 +133,7 @@ class _Menu:
 
     def answer(self, evidence: Evidence, draws: Draws) -> Answer:
         """Weigh the draws by the evidence and average the choice probabilities of the present session."""
-        taste = np.exp(draws.theta[:, DINING] @ self._phi.T)
+        taste = np.exp(self._phi @ draws.theta[:, DINING].T)
         maps = self._maps(draws)
         log_posterior = self._log_homes(evidence, draws, maps)
         for episode in evidence.past:
@@ -187,7 +187,7 @@ class _Menu:
         for intent in content.intents():
             utility = model.public_utility(intent)[self._order] + (near if other_apps else 0.0)
             public = np.exp(utility).astype(np.float32)
-            by_area = np.stack([taste[:, s] @ public[s] for s in self._slices], axis=1)
+            by_area = np.stack([public[s] @ taste[s] for s in self._slices], axis=1)
             said = np.float32(content_probability(content, intent))
             chance = said * self._chance(intent.cuisine, intent.band, draws)
             meanings.append(_Meaning(chance, public, by_area.sum(1), by_area))
@@ -208,7 +208,7 @@ class _Menu:
         area = int(self._area[place])
         home = np.float32(np.expm1(self._model.home_pull(near)))
         at_home = np.where(np.arange(AREAS) == area, 1 + home, 1).astype(np.float32)
-        chances = [m.chance * taste[:, place] * m.public[place] for m in meanings]
+        chances = [m.chance * taste[place] * m.public[place] for m in meanings]
         pull = 0.0 if other_apps else self._model.sight_pull(near)
         if pull == 0.0:
             found = sum(
@@ -240,7 +240,7 @@ class _Menu:
             else:
                 factor = self._unknown_sight(weight * share[:, None, None], meaning, home, sight, maps)
             for area, s in enumerate(self._slices):
-                scores[s] += meaning.public[s] * (factor[:, area] @ taste[:, s])
+                scores[s] += meaning.public[s] * (taste[s] @ factor[:, area])
         return scores
 
     @staticmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,10 +87,11 @@ def standard_normals(draws: int, seed: int) -> F32:
 def propose(model: ChoiceModel, evidence: Evidence, normals: F32) -> Draws:
     """Draw tastes around the posterior's mode given the evidence."""
     mixing = _mixing(model.rho)
+    public = np.array([_public(model, episode, evidence.other_apps) for episode in evidence.past])
     white = np.zeros(WHITE)
     precision = np.eye(WHITE)
     for _ in range(NEWTON_STEPS):
-        gradient, information = _curvature(model, evidence, (mixing @ white).reshape(APPS, LATENTS))
+        gradient, information = _curvature(model, evidence, public, (mixing @ white).reshape(APPS, LATENTS))
         bent = information @ mixing.reshape(APPS, LATENTS, WHITE)
         precision = np.eye(WHITE) + mixing.T @ bent.reshape(APPS * LATENTS, WHITE)
         white = white + np.linalg.solve(precision, mixing.T @ gradient.ravel() - white)
@@ -100,23 +102,23 @@ def propose(model: ChoiceModel, evidence: Evidence, normals: F32) -> Draws:
     return Draws(theta, log_weight)
 
 
+@cache
 def _mixing(rho: float) -> F64:
     """f64[APPS * LATENTS, WHITE]: tastes from the whitened state."""
     apps = np.hstack([np.full((APPS, 1), np.sqrt(rho)), np.sqrt(1.0 - rho) * np.eye(APPS)])
     return np.kron(apps, np.eye(LATENTS))
 
 
-def _curvature(model: ChoiceModel, evidence: Evidence, theta: F64) -> tuple[F64, F64]:
+def _curvature(model: ChoiceModel, evidence: Evidence, public: F64, theta: F64) -> tuple[F64, F64]:
     """Gradient f64[APPS, LATENTS] and information f64[APPS, LATENTS, LATENTS] of the log-likelihood in the tastes."""
     gradient, information = np.zeros((APPS, LATENTS)), np.zeros((APPS, LATENTS, LATENTS))
     for app, phi in enumerate(model.app_phi):
         items = evidence.sights if app == 0 else evidence.items(app)
         if items:
-            add = _logit(phi, np.zeros((len(items), len(phi))), items, theta[app])
+            add = _logit(phi, np.zeros((1, len(phi))), items, theta[app])
             gradient[app] += add[0]
             information[app] += add[1]
     if evidence.past:
-        public = np.array([_public(model, episode, evidence.other_apps) for episode in evidence.past])
         add = _logit(model.dining_phi, public, [e.chosen for e in evidence.past], theta[DINING])
         gradient[DINING] += add[0]
         information[DINING] += add[1]
@@ -128,10 +130,12 @@ def _curvature(model: ChoiceModel, evidence: Evidence, theta: F64) -> tuple[F64,
 
 
 def _logit(phi: F64, base: F64, chosen: Sequence[int], theta: F64) -> tuple[F64, F64]:
-    """Conditional logit: gradient and information of the choices ``chosen``, one per row of ``base``."""
+    """Conditional logit: gradient and information of ``chosen``; ``base`` has a row per choice, or one for all."""
     p = softmax(base + phi @ theta)
+    times = len(chosen) / len(p)
     mean = p @ phi
-    return phi[chosen].sum(0) - mean.sum(0), phi.T @ (p.sum(0)[:, None] * phi) - mean.T @ mean
+    information = phi.T @ (p.sum(0)[:, None] * phi) - mean.T @ mean
+    return phi[chosen].sum(0) - times * mean.sum(0), times * information
 
 
 def _public(model: ChoiceModel, episode: Episode, other_apps: bool) -> F64:

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
         raise RunDirectoryInUse(f"{directory}: exists and is not empty; name a new folder.")
     shutil.copytree(packaged_configs(), directory, dirs_exist_ok=True)
     Console().print(
-        f"{directory} holds the configs. Edit them, then: fedlearn train --config-dir {directory} experiment=city_quick",
+        f"{directory} holds the configs. Edit, then: fedlearn train --config-dir {directory} experiment=city_quick",
         markup=False,
     )
     return 0

@@ -89,7 +89,7 @@ class CrossWoz:
             DataMissing: a data base file is absent.
             DataCorrupt: a data base file cannot be read.
         """
-        items = {domain: _items(domain, self._databases[domain]) for domain in DOMAINS}
+        items = {domain: self._items(domain) for domain in DOMAINS}
         context = tuple(item for domain in DOMAINS if domain != self.domain for item in items[domain])
         return Catalogue(f"CrossWOZ {self.domain}", self.domain, items[self.domain], context)
 
@@ -116,6 +116,13 @@ class CrossWoz:
         if not found:
             raise EmptyPopulation(f"{self._split_path}: no dialogue leads to a {self.domain}; use another split file.")
         yield from found
+
+    def _items(self, domain: str) -> tuple[Item, ...]:
+        try:
+            return tuple(_item(domain, name, row) for name, row in self._databases[domain])
+        except (TypeError, ValueError) as error:
+            path = _database_path(self._folder, domain)
+            raise DataCorrupt(f"{path}: a row is not in CrossWOZ form ({error}); fetch it again.") from error
 
     @property
     def _folder(self) -> Path:
@@ -194,18 +201,15 @@ def _dialogue(dialogue_id: str, body: Mapping[str, _Json], names: Mapping[str, s
     return _Dialogue(dialogue_id, int(body["sys-usr"][1]), tuple(messages), tuple(named.values()))
 
 
-def _items(domain: str, rows: Sequence[tuple[str, Mapping[str, _Json]]]) -> tuple[Item, ...]:
-    return tuple(
-        Item(
-            domain=domain,
-            name=name,
-            attributes=_attributes(row),
-            price=_number(row.get(_PRICE[domain])),
-            rating=_number(row.get("评分")),
-            duration=str(row.get("游玩时间") or ""),
-            nearby=tuple(f"{near}:{other}" for key, near in _NEARBY.items() for other in row.get(key) or ()),
-        )
-        for name, row in rows
+def _item(domain: str, name: str, row: Mapping[str, _Json]) -> Item:
+    return Item(
+        domain=domain,
+        name=name,
+        attributes=_attributes(row),
+        price=_number(row.get(_PRICE[domain])),
+        rating=_number(row.get("评分")),
+        duration=str(row.get("游玩时间") or ""),
+        nearby=tuple(f"{near}:{other}" for key, near in _NEARBY.items() for other in row.get(key) or ()),
     )
 
 
@@ -252,7 +256,7 @@ def _read_split(path: Path) -> dict[str, Mapping[str, _Json]]:
             if len(inside) != 1:
                 raise DataCorrupt(f"{path}: expected exactly one .json inside, found {len(inside)}.")
             parsed = json.loads(archive.read(inside[0]))
-    except (OSError, EOFError, zlib.error, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zlib.error, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise DataCorrupt(f"{path} is not a readable CrossWOZ split ({error}); fetch it again.") from error
     if not isinstance(parsed, dict):
         raise DataCorrupt(f"{path}: expected a JSON object of dialogues, found a {type(parsed).__name__}.")

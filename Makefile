@@ -1,0 +1,86 @@
+# The same targets by hand and in CI. Everything lives in .venv; `make clean` forgets it.
+# pip reads its own settings (index, proxy, cache) from its environment; nothing here says where packages come from.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.ONESHELL:
+.PHONY: install demo test test-long check bench docs clean help
+
+PYTHON ?= python3.11
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+export FLWR_TELEMETRY_ENABLED := 0
+
+# A stamp says which set of packages .venv holds; it is older than what decides the set, or it is good.
+DECIDES := constraints.txt pyproject.toml clients/pyproject.toml server/pyproject.toml Makefile
+LAB := $(VENV)/.installed-lab
+DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
+
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/' | expand -t 18
+
+install: $(LAB)  ## .venv with the lab: everything `fedlearn train` needs
+
+$(LAB): $(DECIDES)
+	@started=$$SECONDS
+	echo "installing into $(VENV) (torch first; a few minutes, once) ..."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch==$$(sed -n 's/^torch==//p' constraints.txt)
+	$(PIP) -e .[lab] -e clients -e server
+	touch $@
+	echo "make install: $$((SECONDS - started)) s"
+
+$(DEV): $(LAB)
+	@started=$$SECONDS
+	echo "installing what the tests need ..."
+	$(PIP) -e .[lab,ray,tensorboard,mlflow,dev] -e clients -e server
+	touch $@
+	echo "test packages: $$((SECONDS - started)) s"
+
+$(DOCS): $(LAB)
+	@$(PIP) -e .[docs]
+	touch $@
+
+demo: $(LAB)  ## train on 1,000 simulated phones at epsilon 3, with every control
+	@started=$$SECONDS
+	run=runs/demo-$$(date +%Y%m%d-%H%M%S)-$$$$
+	$(BIN)/fedlearn train experiment=city_quick run.dir=$$run
+	echo "make demo: $$((SECONDS - started)) s, installation not counted. Open $$run/report.html"
+
+test: $(DEV)  ## every test but the long ones (PYTEST_ADDOPTS is respected)
+	@$(BIN)/python -m pytest -n $(WORKERS) --durations=15
+
+# Each long test file is a part with a stamp of its own: an interrupted `make test-long` goes on where it stopped,
+# and a part whose stamp is older than any source runs again.
+SOURCES = $(shell find fedlearn clients/fedlearn_client server/fedlearn_server configs -name '*.py' -o -name '*.yaml' -o -name '*.proto')
+LONG = $(patsubst %.py,build/long/%.done,$(shell grep -rlE --include='test_*.py' 'mark\.long\b' tests))
+
+test-long: $(LONG)  ## the full sizes, file by file; resumes where it stopped
+	@echo "make test-long: $(words $(LONG)) files passed"
+
+build/long/%.done: %.py $(DEV) $(SOURCES)
+	@$(BIN)/python -m pytest -m long --timeout=7200 $<
+	mkdir -p $(@D)
+	touch $@
+
+check: $(DEV)  ## lint, format, types, import walls
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(LAB)  ## the engines against each other, as ratios inside one run
+	@$(BIN)/fedlearn bench engine
+
+docs: $(DOCS)  ## the documentation as a site, in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	echo "Open site/index.html"
+
+clean:  ## forget .venv and everything made; runs/ stays
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,31 @@
+"""Shared by all tests: nothing is read from or left in the user's own cache and state, and nobody is called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before torch and Flower are imported by any test: one thread a worker, no usage report.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache and a state directory of this test run; its workers share the cache, as runs of a user do."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDLEARN_CACHE", str(shared / "fedlearn-cache"))
+        patch.setenv("FEDLEARN_STATE", str(base / "fedlearn-state"))
+        yield shared
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).parents[1]
