@@ -6,11 +6,12 @@ Everything works on text that ``text.normalise`` returned.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
 
 NEGATIVE = (
-    r"(?<!要)不(?:想要?|要|吃|喝|去|喜欢|爱|能有|能|含|带|用|需要|考虑|推荐)(?:吃|喝|去|看|有)?|除了|无需|拒绝|避开|讨厌|忌口|受不了|吃腻"
-    r"|(?<![特区分级性个告类识离])别(?![的人墅致名克说管])"
+    r"(?<![要能是会可好去吃用])不(?:想要?|要|吃|喝|去|喜欢|爱|能有|能|含|带|用|需要|考虑|推荐)(?:吃|喝|去|看|有)?|除了|无需|拒绝|避开|讨厌|忌口|受不了|吃腻"
+    r"|(?<![特区分级性个告类识离])别(?![的人墅致名克说管处家样])"
     r"|(?<!有)没有|(?<!有)没(?![有问关事想])"
     r"|\bno\b(?! (?:problem|matter|worries|doubt|rush|idea|need to|more than|less than))"
     r"|\bnot\b(?! (?:only|just|sure|too|so|very|far|more than|less than|over))"
@@ -61,8 +62,9 @@ def negated(text: str) -> list[bool]:
         negative, last = event.lastgroup == "neg", event.end()
     if negative:
         scope[last:] = [True] * (len(scope) - last)
+    stops = [0, *(m.end() for m in _STOPS.finditer(text))]
     for after in _AFTERS.finditer(text):
-        start = max((m.end() for m in _STOPS.finditer(text, 0, after.start())), default=0)
+        start = stops[bisect_right(stops, after.start()) - 1]
         scope[start : after.start()] = [True] * (after.start() - start)
     return scope
 

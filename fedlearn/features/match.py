@@ -224,5 +224,7 @@ def _likeness(chosen: I32, index: CatalogueIndex) -> F64:
     """How much of the choices' attribute values an item has; grows with the number of choices that agree."""
     taste = index.tags.total(chosen, len(index.value_groups))
     held = np.flatnonzero(taste)
+    if not len(held):
+        return np.zeros(index.n)
     alike = index.value_items.total(held, index.n, taste[held])
     return np.minimum(2.0 * alike / (len(chosen) + 4.0), 1.0)

@@ -7,7 +7,7 @@ import re
 _CN_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"两": 2}
 _CN_UNITS = {"十": 10, "百": 100, "千": 1000}
 _CN_NUMBER = re.compile(
-    "[一二两三四五六七八九]?[十百千][一二两三四五六七八九十百千零]*"
+    "[一二两三四五六七八九]?[十百千][一二两三四五六七八九十百千零]{0,7}"
     "|[一二两三四五六七八九](?=(?:元|块|分(?![店钟之])|个?小时|个?钟头|天|-|到|至))"
 )
 _SMALL = (
@@ -18,7 +18,7 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _EN_WORDS = {w: i for i, w in enumerate(_SMALL.split())} | {w: 10 * i for i, w in enumerate(_TENS.split(), 2)}
 _EN_WORD = "|".join(sorted((*_EN_WORDS, "hundred"), key=len, reverse=True))
 _EN_UNIT = r"(?:dollars?|bucks?|yuan|rmb|euros?|pounds?|hours?|days?|minutes?|stars?|and|to|or|per|a head|each)"
-_EN_NUMBER = re.compile(rf"\b((?:{_EN_WORD})(?:[ -](?:{_EN_WORD}))*)(?=[ -]{_EN_UNIT}\b)")
+_EN_NUMBER = re.compile(rf"\b((?:{_EN_WORD})(?:[ -](?:{_EN_WORD})){{0,4}})(?=[ -]{_EN_UNIT}\b)")
 _FRACTIONS = (
     ("半个小时", "0.5小时"),
     ("半小时", "0.5小时"),

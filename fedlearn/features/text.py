@@ -12,8 +12,9 @@ BREAK = "\n"
 """Hard boundary inside a normalised text: a removed span or a line break. No token and no phrase crosses it."""
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003134f"
-_LINES = re.compile(r"[ \t\f\v]*[\r\n\x85\u2028\u2029]+\s*")
+_LINE_END = re.compile(r"\r\n?|[\x85\u2028\u2029]")
 _SPACES = re.compile(r"[^\S\n]+")
+_LINES = re.compile(r" ?\n[\n ]*")
 _CJK_SPACE = re.compile(rf" (?=[{_CJK}])|(?<=[{_CJK}]) ")
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "`": "'", "\u2013": "-", "\u2014": "-", "\u2212": "-"})
 _RUNS = re.compile(rf"[{_CJK}]+|[^\W_{_CJK}]+")
@@ -39,7 +40,7 @@ def normalise(text: str) -> str:
     space becomes one space, and none at all beside a CJK character; ends are trimmed.
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_QUOTES)
-    lines = _SPACES.sub(" ", _LINES.sub(BREAK, folded))
+    lines = _LINES.sub(BREAK, _SPACES.sub(" ", _LINE_END.sub(BREAK, folded)))
     return _CJK_SPACE.sub("", lines).strip()
 
 

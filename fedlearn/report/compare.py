@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedlearn.errors import DataMissing, OutOfRange, UnknownSetting
+from fedlearn.errors import DataCorrupt, DataMissing, OutOfRange, UnknownSetting
+from fedlearn.privacy.accountants import epsilon
+from fedlearn.privacy.events import PoissonGaussian
 from fedlearn.report import view
-from fedlearn.report.guarantee import NO_GUARANTEE
+from fedlearn.report.guarantee import NO_GUARANTEE, PrivacyRecord, figure
 from fedlearn.report.schema import dumps
 from fedlearn.report.summary import SUMMARY_FILE, MetricResult, ModelKind, Setting, Summary, read_summary
 
@@ -190,9 +192,35 @@ def _notes(views: Sequence[RunView], rows: Sequence[ComparisonRow]) -> tuple[str
             f"{private} private models: each epsilon stands for its own model alone. To publish several, or the best "
             "of them, from the same devices spends more than any one row says."
         )
+    notes += _if_all_published([v.summary for v in views])
     if len({row.delta for row in rows if row.delta is not None}) > 1:
         notes.append("The rows have different deltas: their epsilons are not on one scale.")
     if len({_conditions(v.summary) for v in views}) > 1:
         notes.append("Tasks, data, splits or protocols differ: rank rows within a group only.")
     notes += sorted({f"{v.summary.task}: {v.summary.privacy.caveat}." for v in views if v.summary.privacy.caveat})
     return tuple(notes)
+
+
+def _if_all_published(summaries: Sequence[Summary]) -> list[str]:
+    """Say, for each population that several private runs share, what publishing all their models spends."""
+    notes = []
+    for digest in dict.fromkeys(s.digests.data for s in summaries):
+        shared = [s.privacy for s in summaries if s.digests.data == digest and s.privacy.charges is not None]
+        if len(shared) < 2:
+            continue
+        models = sum(1 if p.if_all_published is None else p.if_all_published.models for p in shared)
+        delta = max(p.delta for p in shared if p.delta is not None)
+        spent = figure(epsilon([_spend(p) for p in shared], delta))
+        notes.append(
+            f"If all {models} private models on these devices were published: epsilon {spent} at delta {figure(delta)}."
+        )
+    return notes
+
+
+def _spend(privacy: PrivacyRecord) -> tuple[PoissonGaussian, int]:
+    """Return a run's event and how often its ledgers hold it, as its summary recorded them."""
+    if privacy.noise_multiplier is None or privacy.sampling.planned_rate is None or privacy.charges is None:
+        raise DataCorrupt(
+            "summary.json: private, yet no noise multiplier, sampling rate or charges; run again."
+        )
+    return PoissonGaussian(privacy.noise_multiplier, privacy.sampling.planned_rate), privacy.charges.total

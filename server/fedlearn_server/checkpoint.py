@@ -52,7 +52,8 @@ class Checkpoint:
     def _bytes(self) -> bytes:
         groups = {"parameters": self.parameters, "optimizer": self.optimizer, "average": self.average}
         tensors = {
-            f"{group}/{name}": np.ascontiguousarray(array)
+            # not ascontiguousarray: it gives a scalar an axis
+            f"{group}/{name}": np.asarray(array, order="C")
             for group, arrays in groups.items()
             for name, array in arrays.items()
         }
@@ -82,7 +83,7 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
             return Checkpoint(
                 int(state["step"]), groups["parameters"], groups["optimizer"], groups["average"], state["charge_id"]
             )
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ResumeRefused(f"{path}: not a checkpoint of this version ({error}); start a new run.") from error
 
 
@@ -94,7 +95,7 @@ def published_digest(directory: Path) -> str:
 def write_model(directory: Path, parameters: Parameters, metadata: Mapping[str, str]) -> Path:
     """Write ``model.safetensors`` durably and return its path."""
     path = directory / MODEL_FILE
-    tensors = {name: np.ascontiguousarray(array) for name, array in parameters.items()}
+    tensors = {name: np.asarray(array, order="C") for name, array in parameters.items()}
     write_durably(path, save(tensors, metadata=dict(metadata)))
     return path
 

@@ -83,6 +83,11 @@ def test_effective_sample_is_large(answers: list[Answer]) -> None:
     assert max(effective) <= 2000
 
 
+def test_effective_sample_survives_a_far_mode() -> None:
+    """Phone 125 of this city needs six Newton steps; a proposal that stops after four keeps 3 draws of 2,000."""
+    assert CityOracle(City(CityConfig(rho=1.0))).answer(125, -1).effective_draws > 500
+
+
 def test_popularity_is_weak(city: City) -> None:
     popularity = _popularity(city)
     hits = [_hit(popularity, city.life(i).episodes[-1].chosen) for i in range(400)]

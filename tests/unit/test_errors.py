@@ -28,8 +28,8 @@ LEAVES = tuple(kind for kind in ALL if not kind.__subclasses__())
 
 def drawn() -> list[tuple[int, str, str]]:
     """(depth, name, code) of every class in the docstring's drawing, in order."""
-    lines = re.findall(r"^((?:[| ]  )*)(?:[|']- )(\w+) +(FL\d{3})", errors.__doc__ or "", re.M)
-    return [((len(indent) - 4) // 3 + 1, name, code) for indent, name, code in lines]
+    lines = re.findall(r"^    ((?:\|  |   )*)[|']- (\w+) +(FL\d{3})", errors.__doc__ or "", re.M)
+    return [(len(indent) // 3 + 1, name, code) for indent, name, code in lines]
 
 
 def test_codes_are_unique() -> None:

@@ -37,6 +37,8 @@ def same(a: Query, b: Query) -> bool:
         ("川菜就算了,意餐吧", {"川菜": -1, "意餐": 1}),
         ("毛肚不要了", {"毛肚": -1}),
         ("有没有毛肚呀", {"毛肚": 1}),
+        ("能不能找个有毛肚的", {"毛肚": 1}),
+        ("既然没有,就在别处找毛肚", {"毛肚": 1}),
         ("要不吃毛肚", {"毛肚": 1}),
         ("不错,毛肚特别好", {"毛肚": 1}),
         ("no Sichuan please", {"sichuan": -1}),
@@ -134,6 +136,11 @@ def test_choices_come_latest_first_and_unknown_items_are_dropped() -> None:
     )
     found = make_query(Session((), earlier, 0, "g"), town.INDEX)
     assert found.choices.tolist() == [[7, app_tag("books"), 0], [5, app_tag("maps"), 1]]
+
+
+@pytest.mark.parametrize("text", ["算了,毛肚,", " ", "one two ", "hundred ", "百", "12-", "不要", "离", "price ", "1"])
+def test_a_very_long_message_is_read_in_linear_time(text: str) -> None:
+    town.query(text * (40_000 // len(text)))  # quadratic patterns run into the suite's time limit
 
 
 def test_empty_session_gives_an_empty_query() -> None:

@@ -35,7 +35,9 @@ F32 = NDArray[np.float32]
 
 WHITE = (APPS + 1) * LATENTS
 """Size of the whitened state: the shared taste, then each app's own part, all independent standard normal."""
-NEWTON_STEPS = 4
+NEWTON_STEPS = 12
+CLOSE_ENOUGH = 0.03
+"""Newton stops when no coordinate moves by this share of its prior deviation."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,10 @@ def propose(model: ChoiceModel, evidence: Evidence, normals: F32) -> Draws:
         gradient, information = _curvature(model, evidence, public, (mixing @ white).reshape(APPS, LATENTS))
         bent = information @ mixing.reshape(APPS, LATENTS, WHITE)
         precision = np.eye(WHITE) + mixing.T @ bent.reshape(APPS * LATENTS, WHITE)
-        white = white + np.linalg.solve(precision, mixing.T @ gradient.ravel() - white)
+        step = np.linalg.solve(precision, mixing.T @ gradient.ravel() - white)
+        white = white + step
+        if np.abs(step).max() < CLOSE_ENOUGH:
+            break
     spread = np.linalg.inv(np.linalg.cholesky(precision)).astype(np.float32)
     points = white.astype(np.float32) + normals @ spread
     theta = (points @ mixing.T.astype(np.float32)).reshape(len(points), APPS, LATENTS)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fedlearn.errors import FedlearnError
+from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.configs import at_root, packaged_configs, search_first, translated
 from fedlearn.lab.door import from_hydra
 from fedlearn.lab.schemas import register_schemas
@@ -56,4 +61,13 @@ def main(arguments: Sequence[str]) -> int:
 
 @hydra.main(version_base="1.3", config_path=str(packaged_configs()), config_name="config")
 def _hydra_main(config: DictConfig) -> None:
-    train(from_hydra(config), command=typed_command())
+    experiment = from_hydra(config)
+    train(_in_sweep(experiment), command=typed_command())
+
+
+def _in_sweep(config: ExperimentConfig) -> ExperimentConfig:
+    """Give each run of a sweep a directory of its own below ``run.dir``."""
+    job = HydraConfig.get()
+    if job.mode is not RunMode.MULTIRUN or config.run.dir is None:
+        return config
+    return replace(config, run=replace(config.run, dir=str(Path(config.run.dir) / f"{job.job.num:03d}")))

@@ -1,0 +1,456 @@
+"""A round over bad nodes, the order of its durable operations, and a crash at each of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedlearn.errors import LedgerError, Reason, ResumeRefused, RoundFailed
+from fedlearn.ledger import LEDGER_FILE, Charged, Committed, Ledger, Reserved, Voided
+from fedlearn.privacy import mechanisms
+from fedlearn.privacy.secrets import SecretStore
+from fedlearn.task import CohortReply, RoundTask
+from fedlearn.wire import encode_reply
+from fedlearn_server import checkpoint
+from fedlearn_server.checkpoint import CHECKPOINT_FILE, MODEL_FILE, load_checkpoint, load_model
+from fedlearn_server.grids.in_process import InProcessGrid
+from fedlearn_server.round import RoundOutcome
+from fedlearn_server.spend import NoSpend
+
+_spec = importlib.util.spec_from_file_location("round_town", Path(__file__).with_name("round_town.py"))
+town = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(town)
+
+ROUNDS = 3
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDLEARN_STATE", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    made = tmp_path / "run"
+    made.mkdir()
+    return made
+
+
+# --- nodes that misbehave -------------------------------------------------------------------------------------------
+
+
+def edited(**changes: object) -> Callable[[RoundTask], CohortReply]:
+    """A node whose contribution differs from a good one in these fields."""
+
+    def behave(task: RoundTask) -> CohortReply:
+        reply = town.good(task)
+        return replace(reply, contribution=replace(reply.contribution, **changes))
+
+    return behave
+
+
+def scaled(factor: float) -> Callable[[RoundTask], CohortReply]:
+    def behave(task: RoundTask) -> CohortReply:
+        reply = town.good(task)
+        values = reply.contribution.values
+        return replace(reply, contribution=replace(reply.contribution, values=(values * factor).astype(values.dtype)))
+
+    return behave
+
+
+def longer(task: RoundTask) -> CohortReply:
+    reply = town.good(task)
+    values = np.append(reply.contribution.values, reply.contribution.values[:1])
+    return replace(reply, contribution=replace(reply.contribution, values=values))
+
+
+def huge(task: RoundTask) -> CohortReply:
+    reply = town.good(task)
+    return replace(reply, contribution=replace(reply.contribution, values=np.zeros(100_000, "<i8")))
+
+
+def barely_over(task: RoundTask) -> CohortReply:
+    reply = town.good(task)
+    units = int(town.PHONES * town.CLIP / task.grid_step) + 1
+    return replace(reply, contribution=replace(reply.contribution, values=np.array([units, 0, 0], "<i8")))
+
+
+def truncated(task: RoundTask) -> bytes:
+    return encode_reply(town.good(task))[:-3]
+
+
+BAD = [
+    (Reason.MALFORMED, lambda task: b"\x00garbage"),
+    (Reason.MALFORMED, lambda task: b""),
+    (Reason.MALFORMED, truncated),
+    (Reason.FAILED, town.failing),
+    (Reason.WRONG_TASK, edited(task_digest=bytes(32))),
+    (Reason.DUPLICATE, edited(nonce=bytes(16))),
+    (Reason.OVER_COUNT, edited(count=6)),  # 20 phones over 4 nodes: nobody may speak for six
+    (Reason.OVER_NORM, scaled(100)),
+    (Reason.OVER_NORM, barely_over),
+    (Reason.OVER_NORM, edited(l2_bound=1e9)),
+    (Reason.WRONG_SHAPE, longer),
+    (Reason.WRONG_DTYPE, edited(codec="f64", scale=1.0, values=np.zeros(3))),
+    (Reason.OVERSIZE, huge),
+]
+
+
+@pytest.mark.parametrize(("reason", "bad"), BAD, ids=[f"{reason}-{i}" for i, (reason, _) in enumerate(BAD)])
+def test_the_round_completes_with_the_rest(directory: Path, reason: Reason, bad) -> None:
+    first = edited(nonce=bytes(16)) if reason is Reason.DUPLICATE else town.good
+    outcomes = town.train(town.make_job(directory), town.Nodes([first, bad, town.good, town.good]))
+    assert len(outcomes) == ROUNDS
+    for outcome in outcomes:
+        assert outcome.unprotected.rejected == {reason: 1}
+        assert outcome.unprotected.cohort == 3 * town.PHONES
+        assert outcome.unprotected.loss == 2.0
+        assert bool(outcome.unprotected.failures) is (reason is Reason.FAILED)
+    assert load_model(directory)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_values_that_are_not_finite(directory: Path, bad: float) -> None:
+    job = town.make_job(directory, private=False)
+    outcomes = town.train(job, town.Nodes([town.good, edited(values=np.array([bad, 0.0, 0.0])), town.good]))
+    assert [outcome.unprotected.rejected for outcome in outcomes] == [{Reason.NOT_FINITE: 1}] * ROUNDS
+    assert np.isfinite(load_model(directory)["weights"]).all()
+
+
+def test_a_bad_node_changes_nothing_but_its_own_share(directory: Path, tmp_path: Path) -> None:
+    """Without privacy the model is the one of the good nodes alone; the negative control lets the bad one in."""
+    models = []
+    for number, nodes in enumerate(([town.good], [town.good, scaled(100)], [town.good, scaled(1.5)])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        town.train(town.make_job(folder, private=False), town.Nodes(nodes))
+        models.append(load_model(folder)["weights"])
+    assert models[0].tobytes() == models[1].tobytes()
+    assert not np.allclose(models[0], models[2])
+
+
+def test_many_bad_nodes_at_once(directory: Path) -> None:
+    nodes = town.Nodes([edited(nonce=bytes(16)), *(bad for _, bad in BAD), town.good])
+    outcomes = town.train(replace(town.make_job(directory), shards=4), nodes)
+    assert outcomes[0].unprotected.rejected == Counter(reason for reason, _ in BAD)
+    assert outcomes[0].unprotected.cohort == 2 * town.PHONES
+
+
+def test_rejections_inside_a_node_are_counted(directory: Path) -> None:
+    def behave(task: RoundTask) -> CohortReply:
+        return replace(town.good(task), rejected={Reason.NOT_FINITE: 2})
+
+    outcomes = town.train(town.make_job(directory), town.Nodes([behave, behave, town.failing]))
+    assert outcomes[0].unprotected.rejected == {Reason.NOT_FINITE: 4, Reason.FAILED: 1}
+
+
+def test_a_figure_that_cannot_be_is_malformed(directory: Path) -> None:
+    def behave(task: RoundTask) -> CohortReply:
+        return replace(town.good(task), clipped=town.PHONES + 1)
+
+    outcomes = town.train(town.make_job(directory), town.Nodes([behave, town.good]))
+    assert outcomes[0].unprotected.rejected == {Reason.MALFORMED: 1}
+    assert outcomes[0].unprotected.clipped_fraction == 1 / town.PHONES
+
+
+def entries(directory: Path, kind: type) -> list:
+    return [entry for entry in Ledger.read(directory / LEDGER_FILE) if isinstance(entry, kind)]
+
+
+def test_no_usable_node(directory: Path) -> None:
+    """The round fails by name, nothing is charged, and the next attempt draws the same cohort."""
+    job = town.make_job(directory)
+    bad = town.Nodes([town.failing, lambda task: b"garbage"])
+    for attempt in (1, 2):
+        with pytest.raises(RoundFailed, match=r"step 0.*ZeroDivisionError: a bug in the node") as failed:
+            town.train(job, bad)
+        assert failed.value.code == "FL703"
+        assert "malformed: 1" in str(failed.value)
+        assert "failed: 1" in str(failed.value)
+        assert len(entries(directory, Voided)) == attempt
+        assert entries(directory, Charged) == []
+    fine = town.Nodes([town.good, town.good])
+    assert len(town.train(job, fine)) == ROUNDS
+    keys = {(task.step, task.attempt): task.round_key for task in [*bad.tasks, *fine.tasks]}
+    assert all(keys[task.step, task.attempt] == task.round_key for task in [*bad.tasks, *fine.tasks])
+    assert sorted(keys) == [(step, 0) for step in range(ROUNDS)]
+    assert len(set(keys.values())) == ROUNDS
+    assert len(entries(directory, Charged)) == len(entries(directory, Committed)) == ROUNDS
+    assert len(entries(directory, Reserved)) == ROUNDS + 2
+
+
+def test_a_lost_key_is_not_replaced_under_an_announced_cohort(directory: Path) -> None:
+    job = town.make_job(directory)
+    with pytest.raises(RoundFailed):
+        town.train(job, town.Nodes([town.failing]))
+    SecretStore().destroy(job.run_id)
+    with pytest.raises(ResumeRefused, match="sampling key"):
+        town.train(job, town.Nodes([town.good]))
+
+
+def test_the_key_is_destroyed_at_the_end(directory: Path) -> None:
+    job = town.make_job(directory)
+    town.train(job, town.Nodes([town.good]))
+    with pytest.raises(ResumeRefused):
+        SecretStore().load(job.run_id)
+
+
+# --- the order of durable operations --------------------------------------------------------------------------------
+
+POINTS = ("reserve", "push", "charge", "draw", "observe", "publish", "commit", "destroy", "model")
+
+
+class Crash(BaseException):
+    """The process ends here; nothing may catch it."""
+
+
+@dataclass
+class Tracer:
+    """Records each durable operation of a training, and ends the process before or after a chosen one."""
+
+    trace: list[str] = field(default_factory=list)
+    published: list[tuple[int, int, str]] = field(default_factory=list)
+    """(step, charge id, digest) of every checkpoint that was ever on disk."""
+    draws: int = 0
+    crash_at: tuple[str, int, str] | None = None
+    _seen: Counter = field(default_factory=Counter)
+
+    def arm(self, point: str, occurrence: int, moment: str) -> None:
+        """Crash ``before`` or ``after`` the given occurrence (from 0) of a point in the next process."""
+        self.crash_at = (point, occurrence, moment)
+        self._seen.clear()
+
+    @contextmanager
+    def at(self, point: str) -> Iterator[None]:
+        occurrence = self._seen[point]
+        self._seen[point] += 1
+        if self.crash_at == (point, occurrence, "before"):
+            raise Crash
+        yield
+        self.trace.append(point)
+        if self.crash_at == (point, occurrence, "after"):
+            raise Crash
+
+
+@pytest.fixture
+def tracer(monkeypatch: pytest.MonkeyPatch) -> Tracer:
+    found = Tracer()
+
+    def traced(owner: object, name: str, point: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*arguments: object, **named: object) -> object:
+            with found.at(point):
+                return real(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, call)
+
+    traced(Ledger, "reserve", "reserve")
+    traced(Ledger, "charge", "charge")
+    traced(Ledger, "commit", "commit")
+    traced(InProcessGrid, "push_messages", "push")
+    traced(SecretStore, "destroy", "destroy")
+    real_normal, real_write = mechanisms.standard_normal, checkpoint.write_durably
+
+    def normal(*arguments: object) -> np.ndarray:
+        with found.at("draw"):
+            found.draws += 1
+            return real_normal(*arguments)
+
+    def write(path: Path, data: bytes) -> None:
+        with found.at("publish" if path.name == CHECKPOINT_FILE else "model"):
+            real_write(path, data)
+            if path.name == CHECKPOINT_FILE:
+                state = load_checkpoint(path.parent)
+                found.published.append((state.step, state.charge_id, checkpoint.published_digest(path.parent)))
+
+    monkeypatch.setattr(mechanisms, "standard_normal", normal)
+    monkeypatch.setattr(checkpoint, "write_durably", write)
+    return found
+
+
+def process(job, tracer: Tracer, nodes) -> bool:
+    """Run as one process would; return whether it got to its end."""
+
+    def observe(outcome: RoundOutcome) -> None:
+        with tracer.at("observe"):
+            pass
+
+    try:
+        town.train(job, nodes, observe)
+    except Crash:
+        return False
+    return True
+
+
+def check_from_outside(directory: Path, tracer: Tracer) -> None:
+    """The ledger shows at least what was released, and nothing was released twice."""
+    if not (directory / LEDGER_FILE).exists():
+        assert not tracer.published
+        assert not tracer.draws
+        return
+    charges = {entry.sequence: entry for entry in entries(directory, Charged)}
+    commits = entries(directory, Committed)
+    assert tracer.draws <= len(charges) <= ROUNDS
+    ids = [charge for _, charge, _ in tracer.published]
+    assert len(ids) == len(set(ids)), "two releases under one charge"
+    steps = [step for step, _, _ in tracer.published]
+    assert steps == sorted(set(steps)), "a step was released twice"
+    assert set(ids) <= set(charges), "a release without its charge"
+    for step, charge, digest in tracer.published:
+        assert charges[charge].step == step - 1
+        for commit in commits:
+            assert commit.charge != charge or commit.published_digest == digest
+    assert len({commit.charge for commit in commits}) == len(commits)
+    assert {commit.charge for commit in commits} <= set(ids)
+
+
+def test_order_in_a_round(directory: Path, tracer: Tracer) -> None:
+    nodes = town.Nodes([town.good, town.good])
+    assert process(town.make_job(directory), tracer, nodes)
+    one_round = ["reserve", "push", "push", "charge", "draw", "observe", "publish", "commit"]
+    assert tracer.trace == [*one_round * ROUNDS, "destroy", "model"]
+    check_from_outside(directory, tracer)
+    assert [step for step, _, _ in tracer.published] == [1, 2, 3]
+
+
+def test_without_privacy_nothing_is_paid(directory: Path, tracer: Tracer) -> None:
+    assert process(town.make_job(directory, private=False), tracer, town.Nodes([town.good]))
+    assert tracer.trace == [*["push", "observe", "publish"] * ROUNDS, "model"]
+    assert not (directory / LEDGER_FILE).exists()
+    spend = NoSpend(7, 10.0)
+    assert spend.reserve(0) != spend.reserve(1)
+    assert spend.reserve(1) == spend.reserve(1)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("occurrence", [0, 2])
+def test_a_crash_anywhere(directory: Path, tracer: Tracer, point: str, occurrence: int, moment: str) -> None:
+    if point in {"destroy", "model"} and occurrence:
+        occurrence = 0
+    job = town.make_job(directory)
+    tracer.arm(point, occurrence, moment)
+    before, after = town.Nodes([town.good]), town.Nodes([town.good])
+    assert not process(job, tracer, before)
+    check_from_outside(directory, tracer)
+    tracer.crash_at = None
+    if not (directory / MODEL_FILE).exists():
+        assert process(job, tracer, after)
+    check_from_outside(directory, tracer)
+    lost = len(entries(directory, Charged)) - len(entries(directory, Committed))
+    wasted = (point, moment) in {("charge", "after"), ("draw", "before"), ("draw", "after"), ("observe", "before")} or (
+        point,
+        moment,
+    ) in {("observe", "after"), ("publish", "before")}
+    assert lost == wasted
+    assert len(tracer.published) == ROUNDS - lost
+    assert load_model(directory)
+    drawn = {}
+    for task in [*before.tasks, *after.tasks]:
+        assert drawn.setdefault((task.step, task.attempt), task.round_key) == task.round_key
+    assert len(set(drawn.values())) == len(drawn), "a charged attempt needs a fresh cohort"
+
+
+def test_crash_upon_crash(directory: Path, tmp_path: Path, tracer: Tracer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty trainings, each ended at random points until it gets through."""
+    chance = random.Random(1)
+    wasted = Counter()
+    for number in range(40):
+        folder = tmp_path / f"run-{number}"
+        folder.mkdir()
+        monkeypatch.setenv("FEDLEARN_STATE", str(tmp_path / f"state-{number}"))
+        tracer.published, tracer.draws = [], 0
+        for _ in range(30):
+            tracer.arm(chance.choice(POINTS), chance.randrange(2), chance.choice(("before", "after")))
+            done = process(town.make_job(folder), tracer, town.Nodes([town.good]))
+            check_from_outside(folder, tracer)
+            if done or (folder / MODEL_FILE).exists():
+                break
+        else:
+            pytest.fail("thirty processes were not enough")
+        lost = len(entries(folder, Charged)) - len(entries(folder, Committed))
+        assert len(tracer.published) == ROUNDS - lost
+        wasted[lost] += 1
+    assert wasted[0] > 0
+    assert sum(count for lost, count in wasted.items() if lost) > 0
+
+
+def test_the_plan_caps_the_charges_even_where_the_budget_would_allow_more(directory: Path, tracer: Tracer) -> None:
+    job = town.make_job(directory)
+    job = replace(job, plan=replace(job.plan, epsilon=10 * job.plan.epsilon))
+    tracer.arm("publish", 1, "before")
+    assert not process(job, tracer, town.Nodes([town.good]))
+    tracer.crash_at = None
+    assert process(job, tracer, town.Nodes([town.good]))
+    assert len(entries(directory, Charged)) == ROUNDS
+    assert len(entries(directory, Committed)) == ROUNDS - 1
+
+
+# --- what was published and what the ledger says must agree ----------------------------------------------------------
+
+
+def interrupted(directory: Path, tracer: Tracer):
+    """Return a training that was ended in its third round."""
+    job = town.make_job(directory)
+    tracer.arm("reserve", 2, "after")
+    assert not process(job, tracer, town.Nodes([town.good]))
+    tracer.crash_at = None
+    return job
+
+
+def test_a_removed_ledger_is_not_begun_anew(directory: Path, tracer: Tracer) -> None:
+    job = interrupted(directory, tracer)
+    (directory / LEDGER_FILE).unlink()
+    with pytest.raises(LedgerError, match="gone"):
+        town.train(job, town.Nodes([town.good]))
+    assert not (directory / LEDGER_FILE).exists()
+
+
+def test_a_checkpoint_that_the_ledger_does_not_know(directory: Path, tracer: Tracer) -> None:
+    job = interrupted(directory, tracer)
+    path = directory / CHECKPOINT_FILE
+    content = path.read_bytes()
+    state = load_checkpoint(directory)
+    flipped = bytearray(content)
+    flipped[-1] ^= 1  # a weight, not the header: the file still loads
+    for forged in (bytes(flipped), None, replace(state, charge_id=99), replace(state, charge_id=None)):
+        if forged is None:
+            path.unlink()
+        elif isinstance(forged, bytes):
+            path.write_bytes(forged)
+        else:
+            forged.publish(directory)
+        with pytest.raises(ResumeRefused, match="published last"):
+            town.train(job, town.Nodes([town.good]))
+    path.write_bytes(content)
+    assert len(town.train(job, town.Nodes([town.good]))) == 1
+
+
+def test_another_model_in_the_checkpoint(directory: Path) -> None:
+    job = town.make_job(directory, private=False)
+    town.train(job, town.Nodes([town.good]))
+    other = replace(job, initial={"weights": np.zeros(4, np.float32)})
+    with pytest.raises(ResumeRefused, match="another model"):
+        town.train(other, town.Nodes([town.good]))
+
+
+def test_resumed_without_privacy_to_the_bit(directory: Path, tmp_path: Path, tracer: Tracer) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    town.train(town.make_job(whole, private=False, rounds=6), town.Nodes([town.good]))
+    job = town.make_job(directory, private=False, rounds=6)
+    for occurrence in (1, 2, 0, 1):
+        tracer.arm("publish", occurrence, "before" if occurrence % 2 else "after")
+        process(job, tracer, town.Nodes([town.good]))
+    tracer.crash_at = None
+    process(job, tracer, town.Nodes([town.good]))
+    assert load_model(directory)["weights"].tobytes() == load_model(whole)["weights"].tobytes()
