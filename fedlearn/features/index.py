@@ -39,7 +39,7 @@ class Postings:
 
     offsets: I64
     columns: I32
-    weights: F32
+    weights: F64
 
     @staticmethod
     def build(rows: Sequence[Mapping[int, float]]) -> Postings:
@@ -48,7 +48,7 @@ class Postings:
         columns = [c for r in rows for c in sorted(r)]
         weights = [r[c] for r in rows for c in sorted(r)]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-        return Postings(offsets, np.array(columns, dtype=np.int32), np.array(weights, dtype=np.float32))
+        return Postings(offsets, np.array(columns, dtype=np.int32), np.array(weights, dtype=np.float64))
 
     def row(self, r: int) -> I32:
         """Columns of one row."""
@@ -63,7 +63,7 @@ class Postings:
         if count == 0:
             return np.zeros(width)
         where = np.repeat(starts - ends + sizes, sizes) + np.arange(count)
-        weights = self.weights[where].astype(np.float64)
+        weights = self.weights[where]
         if scale is not None:
             weights *= np.repeat(scale, sizes)
         return np.asarray(np.bincount(self.columns[where], weights=weights, minlength=width), dtype=np.float64)

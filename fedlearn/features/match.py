@@ -202,22 +202,21 @@ def _choices(query: Query, index: CatalogueIndex, out: F32) -> None:
     if not len(ids):
         return
     own = index.domains[ids] == 0
+    near_all = np.zeros(index.n)
     for side, chosen in (("own", ids[own]), ("other", ids[~own])):
         if len(chosen):
-            out[COLUMN[f"near_{side}"]] = _nearness(chosen, index)
+            near = index.near.total(chosen, index.n)
+            near_all += near
+            out[COLUMN[f"near_{side}"]] = near / (len(chosen) + 1.0)
             out[COLUMN[f"alike_{side}"]] = _likeness(chosen, index)
     if not math.isnan(float(query.wishes[NEAR])):
-        out[COLUMN["near_wished"]] = _nearness(ids, index)
+        out[COLUMN["near_wished"]] = near_all / (len(ids) + 1.0)
         out[COLUMN["near_last_wished"]] = index.near.total(ids[:1], index.n)
     levels = index.price_level[ids]
     levels = levels[~np.isnan(levels)]
     if len(levels):
         out[COLUMN["price_alike"]] = _known(1.0 - 2.0 * np.abs(index.price_level[: index.n] - levels.mean()))
     out[COLUMN["chosen_before"], ids[own]] = 1.0
-
-
-def _nearness(chosen: I32, index: CatalogueIndex) -> F64:
-    return index.near.total(chosen, index.n) / (len(chosen) + 1.0)
 
 
 def _likeness(chosen: I32, index: CatalogueIndex) -> F64:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedlearn.lab.configs import compose
-    from fedlearn.lab.train import resume, train
+    from fedlearn.lab.run import resume, train
 
 __all__ = ["compose", "resume", "train"]
 
-_LATE = {"compose": "configs", "resume": "train", "train": "train"}
+_LATE = {"compose": "configs", "resume": "run", "train": "run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedlearn.report.compare import compare, write_compare_html
+from fedlearn.report.compare import compare
 from fedlearn.report.tables import print_comparison
 
 PAGE = Path("compare.html")
@@ -28,6 +28,8 @@ def main(arguments: Sequence[str]) -> int:
         console.print_json(comparison.to_json())
         return 0
     print_comparison(comparison, console)
-    write_compare_html(parsed.page, comparison)
+    from fedlearn.report.html import write_comparison  # noqa: PLC0415 - loads matplotlib, which --json does without
+
+    write_comparison(parsed.page, comparison)
     console.print(f"Page: {parsed.page}", markup=False)
     return 0

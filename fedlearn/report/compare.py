@@ -131,14 +131,6 @@ def compare(runs: Sequence[Path], metric: str | None = None) -> Comparison:
     return Comparison(SCHEMA_VERSION, names[0] if metric is None else metric, names, rows, _notes(views, rows))
 
 
-def write_compare_html(path: Path, comparison: Comparison) -> None:
-    """Write the comparison as one self-contained page with quality against epsilon."""
-    # matplotlib and jinja2 load here: tables and JSON do without them.
-    from fedlearn.report.html import render_comparison  # noqa: PLC0415
-
-    path.write_text(render_comparison(comparison), encoding="utf-8")
-
-
 def _rows(run: RunView, differing: Sequence[str], group: str) -> list[ComparisonRow]:
     settings = {s.key: s.value for s in run.summary.settings}
     differs = tuple(Setting(key, settings.get(key, view.DASH)) for key in differing)
@@ -220,7 +212,5 @@ def _if_all_published(summaries: Sequence[Summary]) -> list[str]:
 def _spend(privacy: PrivacyRecord) -> tuple[PoissonGaussian, int]:
     """Return a run's event and how often its ledgers hold it, as its summary recorded them."""
     if privacy.noise_multiplier is None or privacy.sampling.planned_rate is None or privacy.charges is None:
-        raise DataCorrupt(
-            "summary.json: private, yet no noise multiplier, sampling rate or charges; run again."
-        )
+        raise DataCorrupt("summary.json: private, yet no noise multiplier, sampling rate or charges; run again.")
     return PoissonGaussian(privacy.noise_multiplier, privacy.sampling.planned_rate), privacy.charges.total

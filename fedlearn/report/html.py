@@ -175,6 +175,11 @@ def _rejected(rounds: Sequence[RoundRecord]) -> str:
     return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in total.most_common())
 
 
+def write_comparison(path: Path, comparison: Comparison) -> None:
+    """Write the comparison as one self-contained page with quality against epsilon."""
+    path.write_text(render_comparison(comparison), encoding="utf-8")
+
+
 def render_comparison(comparison: Comparison) -> str:
     """Return the page of a comparison as text."""
     name = comparison.metric

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn.report.compare import compare, write_compare_html
-from fedlearn.report.html import render_report, write_report
+from fedlearn.report.compare import compare
+from fedlearn.report.html import render_report, write_comparison, write_report
 
 _path = Path(__file__).parents[1] / "unit" / "report_examples.py"
 _spec = importlib.util.spec_from_file_location("report_examples", _path)
@@ -66,7 +66,7 @@ def html(private_run):
 
 def test_the_page_loads_nothing(html, tmp_path, private_run):
     page = tmp_path / "compare.html"
-    write_compare_html(page, compare([ex.run_dir(tmp_path, "a", private_run)]))
+    write_comparison(page, compare([ex.run_dir(tmp_path, "a", private_run)]))
     for text in (html, page.read_text(encoding="utf-8")):
         bare = text
         for namespace in NAMESPACES:
@@ -191,7 +191,7 @@ def test_a_metric_that_is_no_number_leaves_the_chart_and_not_the_table(private_r
 def test_any_set_of_epsilons_can_be_plotted(tmp_path, epsilons):
     runs = [ex.run_dir(tmp_path, "none", ex.summary(ex.no_privacy()))]
     runs += [ex.run_dir(tmp_path, f"e{e:g}", ex.at_epsilon(e, 0.5)) for e in epsilons]
-    write_compare_html(tmp_path / "c.html", compare(runs))
+    write_comparison(tmp_path / "c.html", compare(runs))
     text = Page((tmp_path / "c.html").read_text(encoding="utf-8")).text
     assert "no privacy" in text
     assert f"{len(epsilons) * 2 + 1} model" in text

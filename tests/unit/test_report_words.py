@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fedlearn.errors import DataCorrupt, DataMissing, OutOfRange, UnknownSetting
 from fedlearn.report import view
-from fedlearn.report.compare import compare, load_run, write_compare_html
+from fedlearn.report.compare import compare, load_run
 from fedlearn.report.guarantee import (
     NOT_TO_PUBLISH,
     Charges,
@@ -25,6 +25,7 @@ from fedlearn.report.guarantee import (
     figure,
     guarantee_sentence,
 )
+from fedlearn.report.html import write_comparison
 from fedlearn.report.summary import ModelKind, Setting
 from fedlearn.report.tables import print_comparison, print_result_table
 
@@ -234,7 +235,7 @@ def test_a_run_without_a_federated_model_has_nothing_to_compare(tmp_path):
 
 def test_the_comparison_page_is_written(tmp_path, three_runs):
     page = tmp_path / "compare.html"
-    write_compare_html(page, compare(three_runs, metric="NDCG@10"))
+    write_comparison(page, compare(three_runs, metric="NDCG@10"))
     text = page.read_text(encoding="utf-8")
     assert "NDCG@10 against epsilon" in text
     assert "no privacy</text>" in text

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedlearn.errors import ResumeRefused
-from fedlearn.lab.train import resume
+from fedlearn.lab.run import resume
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.configs import at_root, packaged_configs, search_first, translated
 from fedlearn.lab.door import from_hydra
 from fedlearn.lab.schemas import register_schemas
-from fedlearn.lab.train import train, typed_command
+from fedlearn.lab.run import train, typed_command
 
 HELP = """\
 usage: fedlearn train [GROUP=CHOICE ...] [KEY=VALUE ...] [-m] [--config-dir DIR]

@@ -20,6 +20,7 @@ from typing import Any
 
 from fedlearn.catalogue import Catalogue, Item
 from fedlearn.errors import DataCorrupt, DataMissing, EmptyPopulation, UnknownSetting
+from fedlearn.lab.dataset import TaskProtocol
 from fedlearn.signals import Choice, Device, Direction, Message, Session
 
 PROTOCOL_VERSION = "crosswoz-b1/1"
@@ -32,16 +33,6 @@ _NEARBY = {"周边餐馆": "restaurant", "周边景点": "attraction", "周边�
 _ATTRIBUTES = {"推荐菜": "dish", "酒店设施": "facility", "酒店类型": "type"}
 
 _Json = Any  # parsed JSON: checked where it is read
-
-
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """How a result on this data set is to be read."""
-
-    task: str
-    split: str
-    negatives: str
-    tie_rule: str
 
 
 @dataclass(frozen=True)
@@ -72,9 +63,9 @@ class CrossWoz:
             raise UnknownSetting(f"data.domain={self.domain!r}: choose one of {', '.join(DOMAINS)}.")
 
     @property
-    def protocol(self) -> Protocol:
+    def protocol(self) -> TaskProtocol:
         """Task, split, negatives and tie rule of results on this data set."""
-        return Protocol(
+        return TaskProtocol(
             task=f"B1 chat-zh, CrossWOZ -> {self.domain}",
             split=f"{self.file}, five folds by dialogue",
             negatives="full ranking over all items of the domain",
