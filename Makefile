@@ -78,7 +78,7 @@ bench: $(LAB)  ## the engines against each other, as ratios inside one run
 	@$(BIN)/fedlearn bench engine
 
 docs: $(DOCS)  ## the documentation as a site, in site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@$(BIN)/mkdocs build --strict --quiet
 	echo "Open site/index.html"
 
 clean:  ## forget .venv and everything made; runs/ stays

@@ -16,11 +16,11 @@ import numpy as np
 from fedlearn.errors import DataError, EmptyPopulation
 from fedlearn.features import CatalogueIndex, make_query
 from fedlearn.features.store import QueryStore, QueryStoreWriter
+from fedlearn.files import cache_directory
 from fedlearn.lab.config import CityData, DataConfig
 from fedlearn.lab.dataset import SessionDataset
 from fedlearn.lab.feature_table import FeatureTable
 from fedlearn.lab.registry import build_dataset
-from fedlearn.privacy._dirs import cache_directory
 from fedlearn.rng import simulation_rng
 from fedlearn.types import I64
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from fedlearn.clock import Clock, system_clock
 from fedlearn.errors import ResumeRefused, RunDirectoryInUse
+from fedlearn.files import write_durably
 from fedlearn.lab.code import code_digest
 from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.door import load_yaml, save_yaml
@@ -91,9 +92,7 @@ def claim(directory: Path, config: ExperimentConfig, data_digest: str, command: 
         code_digest=code_digest(),
     )
     save_yaml(config, directory / CONFIG_FILE)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(asdict(identity), indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_durably(path, (json.dumps(asdict(identity), indent=1) + "\n").encode())
     return identity
 
 

@@ -103,7 +103,7 @@ class ServerOptSchema:
     name: str = "sgd"
     learning_rate: float = 3.0
     options: dict[str, Any] = field(default_factory=dict)
-    average_last: float = 0.5
+    average_last: float = 0.7
 
 
 @dataclass

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fedlearn.errors import LedgerDamaged, LedgerError, LedgerLocked, MissingDependency
+from fedlearn.files import sync_directory
 from fedlearn.ledger.entries import Row
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def create(path: Path, first: Row) -> None:
             connection.close()
             connection.engine.dispose()
         path.hardlink_to(temporary)  # unlike a rename, fails if another process made the file first
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except FileExistsError:
         raise
     except OSError as error:
@@ -196,11 +197,3 @@ def _holder(path: Path) -> str:
         return f"process {int(body['pid'])} on {body['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from fedlearn.errors import CannotCalibrate, InvalidSpend
-from fedlearn.privacy._dirs import cache_directory
+from fedlearn.files import cache_directory
 from fedlearn.privacy.accountants import REPORTED, SEARCHING, accounting_version, epsilon
 from fedlearn.privacy.events import PoissonGaussian
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from fedlearn.errors import OutOfRange, PrivacyError, ResumeRefused
-from fedlearn.privacy._dirs import state_directory, sync_directory
+from fedlearn.files import state_directory, sync_directory
 from fedlearn.privacy.sampling import KEY_BYTES, SamplingKey
 
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fedlearn.errors import DataCorrupt, OutOfRange
+from fedlearn.files import write_durably
 from fedlearn.report.guarantee import PrivacyRecord
 from fedlearn.report.schema import decode, dumps, parse, read_bytes
 
@@ -282,9 +283,7 @@ class Summary:
 
 def write_summary(path: Path, summary: Summary) -> None:
     """Write ``summary.json``, whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(dumps(summary, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_durably(path, (dumps(summary, indent=2) + "\n").encode())
 
 
 def read_summary(path: Path) -> Summary:

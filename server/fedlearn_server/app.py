@@ -15,6 +15,7 @@ from fedlearn.privacy.mechanisms import GaussianMechanism
 from fedlearn.privacy.sampling import SamplingKey
 from fedlearn.privacy.secrets import SecretStore
 from fedlearn_server.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, published_digest, write_model
+from fedlearn_server.collect import wait_for_nodes
 from fedlearn_server.job import TrainingJob
 from fedlearn_server.round import Observer, TrainingState, run_round
 from fedlearn_server.spend import LedgerSpend, NoSpend, Spend
@@ -40,6 +41,7 @@ def run_training(job: TrainingJob, grid: Grid, observe: Observer) -> None:
     checkpoint = load_checkpoint(job.directory)
     with _opened_spend(job, checkpoint) as spend:
         state = _state(job, checkpoint)
+        wait_for_nodes(grid, job.shards, job.deadline_s)
         while state.step < job.rounds and spend.affordable != 0:
             run_round(job, state, spend, grid, observe)
         if job.plan is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fedlearn.errors import ResumeRefused
+from fedlearn.files import write_durably
 from fedlearn.models.base import Parameters
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -108,18 +108,3 @@ def load_model(directory: Path) -> Parameters:
             return {key: file.get_tensor(key) for key in sorted(file.keys())}
     except (SafetensorError, OSError) as error:
         raise ResumeRefused(f"{path}: no finished model here ({error}); resume or repeat the run.") from error
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace ``path`` so that a crash leaves either the old content or the new."""
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

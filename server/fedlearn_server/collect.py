@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedlearn.errors import Reason
+from fedlearn.errors import Reason, RoundFailed
 from fedlearn_server.node import pack, unpack
 
 SHORTEST_WAIT_S = 0.05
@@ -31,6 +31,19 @@ class NodeAnswer:
     payload: bytes
     failure: str = ""
     reason: Reason = Reason.FAILED
+
+
+def wait_for_nodes(grid: Grid, count: int, deadline_s: float) -> None:
+    """Return once ``count`` nodes are there: some runtimes start the server before its nodes.
+
+    Raises:
+        RoundFailed: fewer nodes after ``deadline_s`` seconds; a part of the population would be left out unseen.
+    """
+    end = time.monotonic() + deadline_s
+    while (found := len(list(grid.get_node_ids()))) < count:
+        if time.monotonic() > end:
+            raise RoundFailed(f"runtime.shards={count}: only {found} nodes are there after {deadline_s:g} s.")
+        time.sleep(SHORTEST_WAIT_S)
 
 
 def collect(grid: Grid, payload: bytes, step: int, deadline_s: float) -> Iterator[NodeAnswer]:

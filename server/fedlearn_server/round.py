@@ -189,8 +189,13 @@ def gather(grid: Grid, task: RoundTask, job: TrainingJob) -> Gathered:
     terms = FoldTerms(task_digest(task), task.dimension, job.l2_clip_norm, task.grid_step, Level.COHORT)
     gathered = Gathered(Fold(terms))
     reserved = largest_shard(job.population, job.shards)
+    nodes: set[int] = set()
     for answer in collect(grid, encode_task(task), task.step, job.deadline_s):
+        nodes.add(answer.node)
         _fold(gathered, answer, terms.max_bytes, reserved)
+    if len(nodes) < job.shards:
+        gathered.rejected[Reason.FAILED] += job.shards - len(nodes)
+        gathered.failures.append(f"{job.shards - len(nodes)} of {job.shards} nodes have gone")
     return gathered
 
 

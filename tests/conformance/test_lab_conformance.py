@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fedlearn.catalogue import Catalogue, Item
-from fedlearn.lab.conformance import DatasetConformance, MetricConformance
 from fedlearn.lab.config import CityData
+from fedlearn.lab.conformance import DatasetConformance, MetricConformance
 from fedlearn.lab.data.city import CityDataset
 from fedlearn.lab.dataset import SessionDataset, TaskProtocol
 from fedlearn.lab.evaluation import Metric

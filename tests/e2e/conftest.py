@@ -1,78 +1,28 @@
-"""A small city to train in, in this process or in one of its own."""
+"""Fixtures of the tests that train from end to end."""
 
 from __future__ import annotations
 
-import json
-import subprocess
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
-from rich.console import Console
 
-from fedlearn.lab import compose
-from fedlearn.lab.config import ExperimentConfig
-from fedlearn.lab.run import TrainedRun, resume, train
+if TYPE_CHECKING:
+    from small_city import SmallCity
 
-COMMAND = "import sys; from fedlearn.cli import main; sys.exit(main())"
-SMALL = (
-    "experiment=city_quick",
-    "data.devices=60",
-    "data.restaurants=500",
-    "evaluation.controls=false",
-    "evaluation.bootstrap=50",
-)
-
-
-@dataclass(frozen=True)
-class SmallCity:
-    """Trains in a city of 60 phones and 500 restaurants."""
-
-    def config(self, directory: Path, *overrides: str) -> ExperimentConfig:
-        """Return the experiment with its run in ``directory``."""
-        return compose([*SMALL, f"run.dir={directory}", *overrides])
-
-    def train(self, directory: Path, *overrides: str) -> TrainedRun:
-        """Train in this process, silently."""
-        return train(self.config(directory, *overrides), console=Console(quiet=True))
-
-    def resume(self, directory: Path) -> TrainedRun:
-        """Go on in this process, silently."""
-        return resume(directory, console=Console(quiet=True))
-
-    def start(self, directory: Path, *overrides: str) -> subprocess.Popen[str]:
-        """Start ``fedlearn train`` as a process of its own."""
-        return self.command("train", *SMALL, f"run.dir={directory}", *overrides)
-
-    def command(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start the ``fedlearn`` command."""
-        return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def steps(self, directory: Path) -> list[int]:
-        """Return the steps in ``metrics.jsonl``; a line that is being written does not count."""
-        path = directory / "metrics.jsonl"
-        if not path.exists():
-            return []
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line)["step"] for line in lines]
-
-    def summary(self, directory: Path) -> dict[str, Any]:
-        """Return ``summary.json``."""
-        return json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+_spec = importlib.util.spec_from_file_location("small_city", Path(__file__).with_name("small_city.py"))
+_small_city = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = _small_city  # its dataclass looks itself up there
+_spec.loader.exec_module(_small_city)
 
 
 @pytest.fixture(scope="session")
 def small_city() -> SmallCity:
     """The city."""
-    return SmallCity()
+    return _small_city.SmallCity()
 
 
 @pytest.fixture

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,8 +19,13 @@ from fedlearn.lab.prepare import prepare, splits
 from fedlearn.lab.training import Training, run_training
 from fedlearn.ledger import LEDGER_FILE, Charged, Ledger
 from fedlearn.privacy.sampling import SamplingKey
+from fedlearn_server.checkpoint import load_model
+
+if TYPE_CHECKING:
+    from small_city import SmallCity
 
 ROUNDS = 5
+POPULATION = ("data.devices=120", "data.restaurants=500", f"cohort.rounds={ROUNDS}")
 TOLERANCE = 1e-6
 """Absolute and relative: what single precision leaves when batches are padded differently."""
 
@@ -35,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trained]:
 
     @cache
     def make(*overrides: str) -> Trained:
-        config = compose(["data.devices=120", "data.restaurants=500", f"cohort.rounds={ROUNDS}", *overrides])
+        config = compose([*POPULATION, *overrides])
         prepared = prepare(config.data)
         (split,) = splits(prepared, config.data)
         directory = tmp_path_factory.mktemp("layout")
@@ -53,7 +61,7 @@ def assert_same_model(left: Trained, right: Trained) -> None:
     assert np.abs(left.weights).max() > 0.01, "nothing was learnt, so nothing was compared"
     absolute = np.abs(left.weights - right.weights).max()
     relative = np.linalg.norm(left.weights - right.weights) / np.linalg.norm(left.weights)
-    print(f"largest difference {absolute:.1e}, relative L2 {relative:.1e}")
+    logging.info("largest difference %.1e, relative L2 %.1e", absolute, relative)
     assert absolute <= TOLERANCE
     assert relative <= TOLERANCE
 
@@ -79,9 +87,18 @@ def test_another_seed_is_another_model(trained: Callable[..., Trained], tmp_path
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="runtime=ray needs pip install 'fedlearn[ray]'")
 @pytest.mark.parametrize("nodes", [2, 7])
-def test_ray(trained: Callable[..., Trained], nodes: int) -> None:
+def test_ray(trained: Callable[..., Trained], small_city: SmallCity, tmp_path: Path, nodes: int) -> None:
+    """In a process of its own: Ray leaves files and threads behind."""
     common = ("privacy=none", "cohort.fraction=0.5", "runtime.engine=vmap")
-    ray = trained(*common, "runtime=ray", f"runtime.shards={nodes}")
+    process = small_city.start(
+        tmp_path / "run", *POPULATION, *common, "seeds=[3]", "runtime=ray", f"runtime.shards={nodes}"
+    )
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["rejected"] for record in records] == [{}] * ROUNDS
+    weights = np.concatenate([array.ravel() for array in load_model(tmp_path / "run").values()])
+    ray = Trained(weights, tuple(record["cohort"] for record in records), tmp_path)
     assert_same_model(trained(*common, "runtime.shards=1"), ray)
 
 

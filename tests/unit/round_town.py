@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -109,5 +109,6 @@ def make_job(directory: Path, *, private: bool = True, rounds: int = 3, shards: 
 def train(job: TrainingJob, nodes: Nodes, observe: Observer | None = None) -> list[RoundOutcome]:
     """Run or resume the training; return the outcomes of this process's rounds."""
     outcomes: list[RoundOutcome] = []
+    job = replace(job, shards=min(job.shards, len(nodes.behaviours)))
     run_training(job, nodes.grid(), observe or outcomes.append)
     return outcomes

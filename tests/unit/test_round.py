@@ -21,6 +21,7 @@ from fedlearn.privacy.secrets import SecretStore
 from fedlearn.task import CohortReply, RoundTask
 from fedlearn.wire import encode_reply
 from fedlearn_server import checkpoint
+from fedlearn_server.app import run_training
 from fedlearn_server.checkpoint import CHECKPOINT_FILE, MODEL_FILE, load_checkpoint, load_model
 from fedlearn_server.grids.in_process import InProcessGrid
 from fedlearn_server.round import RoundOutcome
@@ -144,6 +145,25 @@ def test_many_bad_nodes_at_once(directory: Path) -> None:
     outcomes = town.train(replace(town.make_job(directory), shards=4), nodes)
     assert outcomes[0].unprotected.rejected == Counter(reason for reason, _ in BAD)
     assert outcomes[0].unprotected.cohort == 2 * town.PHONES
+
+
+def test_nodes_that_are_late_are_waited_for_and_nodes_that_are_gone_are_counted(directory: Path) -> None:
+    """Some runtimes start the server first: without waiting, the first round would run with part of the population."""
+    nodes = town.Nodes([town.good] * 4)
+    grid, outcomes = nodes.grid(), []
+    known = list(grid.get_node_ids())
+    looks = iter([[], known[:2], known[:3], known, known, known[:1], known])
+    grid.get_node_ids = lambda: next(looks)
+    run_training(town.make_job(directory), grid, outcomes.append)
+    assert [outcome.unprotected.cohort for outcome in outcomes] == [4 * town.PHONES, town.PHONES, 4 * town.PHONES]
+    assert [outcome.unprotected.rejected for outcome in outcomes] == [{}, {Reason.FAILED: 3}, {}]
+    assert outcomes[1].unprotected.failures == ("3 of 4 nodes have gone",)
+
+
+def test_nodes_that_never_come(directory: Path) -> None:
+    job = replace(town.make_job(directory), deadline_s=0.05)
+    with pytest.raises(RoundFailed, match=r"runtime.shards=4: only 2 nodes"):
+        run_training(job, town.Nodes([town.good] * 2).grid(), lambda outcome: None)
 
 
 def test_rejections_inside_a_node_are_counted(directory: Path) -> None:

@@ -19,8 +19,8 @@ from fedlearn.errors import FedlearnError
 from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.configs import at_root, packaged_configs, search_first, translated
 from fedlearn.lab.door import from_hydra
-from fedlearn.lab.schemas import register_schemas
 from fedlearn.lab.run import train, typed_command
+from fedlearn.lab.schemas import register_schemas
 
 HELP = """\
 usage: fedlearn train [GROUP=CHOICE ...] [KEY=VALUE ...] [-m] [--config-dir DIR]

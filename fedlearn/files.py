@@ -1,4 +1,7 @@
-"""Where files that outlive a run directory live. The only importer of platformdirs."""
+"""Files: where those live that outlive a run directory, and how one is replaced so that a crash loses nothing.
+
+The only importer of platformdirs.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,17 @@ def sync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace ``path`` so that a crash, or a power cut, leaves either the old content or the new."""
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_directory(path.parent)
 
 
 def _missing(variable: str) -> MissingDependency:
