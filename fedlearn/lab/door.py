@@ -57,7 +57,7 @@ def from_hydra(config: DictConfig | dict[str, Any]) -> ExperimentConfig:
         features=FeaturesConfig(tuple(root["features"]["sources"])),
         model=ModelConfig(**root["model"]),
         client=ClientConfig(**root["client"]),
-        privacy=PrivacyConfig(**root["privacy"]),
+        privacy=_privacy(root["privacy"]),
         cohort=CohortConfig(**root["cohort"]),
         server_opt=ServerOptConfig(**root["server_opt"]),
         runtime=RuntimeConfig(**root["runtime"]),
@@ -140,6 +140,13 @@ def _paths(schema: type[Any], prefix: str = "") -> list[str]:
         else:
             found.append(f"{prefix}{key}")
     return found
+
+
+def _privacy(values: dict[str, Any]) -> PrivacyConfig:
+    """Convert; ``privacy=none`` on top of a preset that names an epsilon drops its promise, loudly."""
+    if values["mode"] == "none":
+        return PrivacyConfig("none", None, None, values["clip"], None)
+    return PrivacyConfig(**values)
 
 
 def _data(values: dict[str, Any]) -> DataConfig:

@@ -78,8 +78,6 @@ def _validate_features(features: FeaturesConfig) -> None:
 def _validate_privacy(privacy: PrivacyConfig) -> None:
     _positive("privacy.clip", privacy.clip)
     if not privacy.is_private:
-        if privacy.epsilon is not None or privacy.noise_multiplier is not None:
-            raise OutOfRange("privacy.mode=none promises nothing: leave privacy.epsilon and noise_multiplier null.")
         return
     if (privacy.epsilon is None) == (privacy.noise_multiplier is None):
         raise OutOfRange(

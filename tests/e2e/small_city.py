@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fedlearn.lab import compose
 from fedlearn.lab.config import ExperimentConfig
-from fedlearn.lab.train import TrainedRun, resume, train
+from fedlearn.lab.run import TrainedRun, resume, train
 
 COMMAND = "import sys; from fedlearn.cli import main; sys.exit(main())"
 SMALL = (

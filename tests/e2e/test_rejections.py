@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fedlearn.errors import Reason
+from fedlearn.errors import Reason, RoundFailed
 from fedlearn.lab.shards import ShardFactory
 from fedlearn.ledger import LEDGER_FILE, Charged, Ledger, Voided
 from fedlearn.task import CohortReply, RoundTask
@@ -65,13 +65,11 @@ def test_no_node_is_left(
     small_city: SmallCity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli, fresh_nodes
 ) -> None:
     directory = tmp_path / "run"
-    arguments = ["train", *small_city.overrides, f"run.dir={directory}", "cohort.rounds=3", "runtime.shards=2"]
     with monkeypatch.context() as patch:
         spoilt(patch, {0, 1}, raising)
-        status, output = cli(arguments)
-    assert status == 1
-    assert "error FL703" in output
-    assert "MemoryError: no room for this cohort" in output
+        with pytest.raises(RoundFailed, match="MemoryError: no room for this cohort") as failed:
+            small_city.train(directory, "cohort.rounds=3", "runtime.shards=2")
+    assert failed.value.code == "FL703"
     entries = Ledger.read(directory / LEDGER_FILE)
     assert any(isinstance(entry, Voided) for entry in entries)
     assert not any(isinstance(entry, Charged) for entry in entries)

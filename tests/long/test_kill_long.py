@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import random
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ KILLS = 20
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [1])
-def test_killed_twenty_times(tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_killed_twenty_times(tmp_path: Path, seed: int) -> None:
     kill_run = _load("kill_run")
     city = _load("small_city").SmallCity()
     chance = random.Random(seed)
@@ -40,12 +41,7 @@ def test_killed_twenty_times(tmp_path: Path, seed: int, capsys: pytest.CaptureFi
         summary = run.finish()
         kill_run.check_summary(run, summary)
         wasted += summary["privacy"]["charges"]["wasted"]
-        with capsys.disabled():
-            print(
-                "",
-                *run.log,
-                f"{summary['privacy']['charges']}, epsilon {summary['privacy']['epsilon']:.4f}",
-                sep="\n  ",
-            )
+        logging.info("run %d: %s", number, run.log)
+        logging.info("run %d: %s, epsilon %s", number, summary["privacy"]["charges"], summary["privacy"]["epsilon"])
     assert kills == KILLS
     assert wasted > 0, "no kill fell between a charge and its release: the test has lost its teeth"

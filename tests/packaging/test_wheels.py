@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from importlib.metadata import distribution, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import fedlearn
 import fedlearn_client
@@ -45,41 +48,58 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def bare(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with our two light wheels, from a local folder, and what they declare: numpy and protobuf.
+    """An environment with our two light wheels and what they declare, numpy and protobuf; returns its python."""
+    return environment(tmp_path_factory.mktemp("bare"), wheels, ("fedlearn", "fedlearn-client"))
 
-    numpy and protobuf are the copies of this environment, so that the test needs no network. pip checks at the end
-    that nothing declared is missing.
+
+@pytest.fixture(scope="module")
+def reviewers(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with ``fedlearn[review]``."""
+    return environment(tmp_path_factory.mktemp("review"), wheels, ("fedlearn[review]",))
+
+
+def environment(home: Path, wheels: dict[str, Path], wanted: tuple[str, ...]) -> Path:
+    """Install ``wanted`` from a local folder into an environment of its own.
+
+    What the wheels declare is linked from this environment, so that the test needs no network; pip resolves and checks
+    it as if it had been installed there.
     """
-    home = tmp_path_factory.mktemp("bare")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True, timeout=60)
     site = next((home / "lib").glob("python*")) / "site-packages"
-    lend(("numpy", "protobuf"), site)
-    found = str(wheels["fedlearn"].parent)
+    lend(closure(wanted) - {"fedlearn", "fedlearn-client", "fedlearn-server"}, site)
     python = home / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python)]
-    names = ("fedlearn", "fedlearn-client")
-    environment = {**os.environ, "PIP_CONFIG_FILE": os.devnull}
-    subprocess.run(
-        [*pip, "install", "--quiet", "--no-index", "--find-links", found, *names],
-        check=True,
-        env=environment,
-        timeout=120,
-    )
-    subprocess.run([*pip, "check"], check=True, env=environment, timeout=60)
+    offline = {**os.environ, "PIP_CONFIG_FILE": os.devnull}
+    install = [*pip, "install", "--quiet", "--no-index", "--find-links", str(wheels["fedlearn"].parent), *wanted]
+    for command in (install, [*pip, "check"]):
+        subprocess.run(command, check=True, env=offline, timeout=120)
     return python
 
 
-def lend(names: tuple[str, ...], site: Path) -> None:
-    """Link the installed distributions ``names`` into another site-packages."""
+def closure(wanted: tuple[str, ...]) -> set[str]:
+    """Names of everything that ``wanted`` needs, by the metadata of what is installed here."""
+    pending, seen = [Requirement(text) for text in wanted], set[tuple[str, str]]()
+    while pending:
+        requirement = pending.pop()
+        for extra in ("", *requirement.extras):
+            if (requirement.name, extra) in seen:
+                continue
+            seen.add((requirement.name, extra))
+            lines = distribution(requirement.name).requires or []
+            needed = [Requirement(line) for line in lines]
+            pending += [need for need in needed if need.marker is None or need.marker.evaluate({"extra": extra})]
+    return {canonicalize_name(name) for name, _ in seen}
+
+
+def lend(names: set[str], site: Path) -> None:
+    """Link installed distributions into another site-packages."""
     for name in names:
-        files = distribution(name).files or []
-        for top in {file.parts[0] for file in files if file.parts[0] not in {"..", "google"}}:
-            (site / top).symlink_to(Path(str(distribution(name).locate_file(top))))
-        for file in files:
-            if file.parts[0] == "google":
-                target = site / file
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.symlink_to(Path(str(distribution(name).locate_file(file))))
+        for file in distribution(name).files or []:
+            if file.parts[0] == ".." or file.suffix == ".pyc":
+                continue
+            target = site / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(Path(str(distribution(name).locate_file(file))))
 
 
 def loaded(python: Path, code: str, folder: Path) -> dict[str, list[str]]:
@@ -87,11 +107,11 @@ def loaded(python: Path, code: str, folder: Path) -> dict[str, list[str]]:
     script = (
         f"shown = []\n{code}\nimport json, sys\nprint(json.dumps({{'modules': sorted(sys.modules), 'shown': shown}}))"
     )
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV"))}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV"))}
     done = subprocess.run(
         [str(python), "-I", "-W", "error", "-c", script],
         cwd=folder,
-        env=environment,
+        env=clean,
         capture_output=True,
         text=True,
         check=False,
@@ -198,6 +218,34 @@ shown.extend([str(total.count), str(round(float(np.linalg.norm(total.values)), 6
     assert result["shown"] == ["1", "1.0"]
     assert not {name.split(".")[0] for name in result["modules"]} & set(HEAVY)
     assert not [name for name in result["modules"] if name.startswith(("fedlearn.lab", "fedlearn.engine"))]
+
+
+def test_a_reviewer_works_without_torch(reviewers: Path, tmp_path: Path) -> None:
+    """Plan, ledger and report, from ``fedlearn[review]`` alone."""
+    spec = importlib.util.spec_from_file_location("examples", ROOT / "tests" / "unit" / "report_examples.py")
+    assert spec
+    assert spec.loader
+    examples = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(examples)
+    run = examples.run_dir(tmp_path, "run", examples.summary())
+    code = f"""
+import contextlib, io, sys
+from fedlearn.cli import main
+from fedlearn.ledger import Ledger
+from fedlearn.privacy import PrivacySettings, make_plan
+
+settings = PrivacySettings(delta=1e-4, l2_clip_norm=1.0, noise_multiplier=4.0)
+plan = make_plan(settings, population=1000, rounds=1, cohort=500)
+shown.append(str(plan.sampling_probability))
+out = io.StringIO()
+with contextlib.redirect_stdout(out):
+    status = main(["compare", {str(run)!r}, "--page", "page.html"])
+shown.append(str(status))
+"""
+    result = loaded(reviewers, code, tmp_path)
+    assert result["shown"] == ["0.5", "0"]
+    assert (tmp_path / "page.html").is_file()
+    assert not {name.split(".")[0] for name in result["modules"]} & {"torch", "flwr", "hydra", "fedlearn_server"}
 
 
 def test_the_heavy_list_would_be_noticed(tmp_path: Path) -> None:

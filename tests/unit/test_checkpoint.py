@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from fedlearn import files
 from fedlearn.engine.optimizers import IterateAverage, ServerOptimizer
 from fedlearn.errors import ResumeRefused
-from fedlearn_server import checkpoint as module
+from fedlearn.files import write_durably
 from fedlearn_server.checkpoint import (
     CHECKPOINT_FILE,
     Checkpoint,
     load_checkpoint,
     load_model,
     published_digest,
-    write_durably,
     write_model,
 )
 
@@ -73,7 +73,7 @@ def test_a_crash_while_writing_leaves_the_old_one(tmp_path: Path, monkeypatch: p
     def crash(handle: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.os, "fsync", crash)
+    monkeypatch.setattr(files.os, "fsync", crash)
     with pytest.raises(KeyboardInterrupt):
         example(4).publish(tmp_path)
     monkeypatch.undo()
@@ -88,13 +88,13 @@ def test_written_before_renamed_and_renamed_before_the_folder_is_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    real = module.os.fsync
+    real = files.os.fsync
 
     def record(handle: int) -> None:
         seen.append((tmp_path / "file").exists())
         real(handle)
 
-    monkeypatch.setattr(module.os, "fsync", record)
+    monkeypatch.setattr(files.os, "fsync", record)
     write_durably(tmp_path / "file", b"x")
     assert seen == [False, True]
 
