@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from absl import logging as absl_logging
 
 # Before torch and Flower are imported by any test: one thread a worker, no usage report.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+
+# dp-accounting brings absl, whose log handler keeps the stderr of the moment it was imported: here a file of pytest's.
+# Hydra closes all handlers when it sets up logging, and absl then closes that file, unless it is the real stderr.
+absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fedlearn.errors import Reason
+from fedlearn.files import write_durably
 from fedlearn.report.schema import decode, dumps, parse, read_bytes
 
 
@@ -85,8 +86,8 @@ def round_line(record: RoundRecord) -> str:
 
 
 def write_rounds(path: Path, records: Sequence[RoundRecord]) -> None:
-    """Write ``metrics.jsonl`` anew."""
-    path.write_text("".join(round_line(r) for r in records), encoding="utf-8")
+    """Write ``metrics.jsonl`` anew; a crash leaves the old one or the new one, whole."""
+    write_durably(path, "".join(round_line(r) for r in records).encode())
 
 
 def read_rounds(path: Path) -> tuple[RoundRecord, ...]:

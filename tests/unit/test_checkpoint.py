@@ -14,6 +14,7 @@ from fedlearn import files
 from fedlearn.engine.optimizers import IterateAverage, ServerOptimizer
 from fedlearn.errors import ResumeRefused
 from fedlearn.files import write_durably
+from fedlearn.report.rounds import write_rounds
 from fedlearn_server.checkpoint import (
     CHECKPOINT_FILE,
     Checkpoint,
@@ -82,6 +83,22 @@ def test_a_crash_while_writing_leaves_the_old_one(tmp_path: Path, monkeypatch: p
     assert_same(loaded, example(3))
     example(5).publish(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT_FILE]
+
+
+def test_a_crash_while_the_round_log_is_rewritten_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run rewrites it; the records of published steps exist nowhere else."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("records of published steps\n")
+
+    def crash(handle: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "fsync", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_rounds(path, [])
+    assert path.read_text() == "records of published steps\n"
 
 
 def test_written_before_renamed_and_renamed_before_the_folder_is_synced(

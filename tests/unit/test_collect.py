@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import ServerApp
 
-from fedlearn.errors import Reason
+from fedlearn.errors import Reason, RunInterrupted
 from fedlearn_server import collect as module
 from fedlearn_server.collect import NodeAnswer, collect
 from fedlearn_server.grids.in_process import InProcessGrid
+from fedlearn_server.grids.ray import run_ray
 from fedlearn_server.node import pack, unpack
 
 
@@ -117,3 +120,35 @@ def test_every_node_gets_the_same_payload() -> None:
 
     list(collect(InProcessGrid(app, 3), b"task", 5, 1.0))
     assert seen == [("5", b"task")] * 3
+
+
+def test_ctrl_c_ends_the_thread_that_ray_runs_the_server_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the process would live on until the deadline of its round, waiting for nodes that are gone."""
+    simulation = pytest.importorskip("flwr.simulation")
+    pytest.importorskip("ray")
+    ended: list[BaseException] = []
+    threads: list[threading.Thread] = []
+    waiting = threading.Event()
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid, context: Context) -> None:
+        waiting.set()
+        try:
+            list(collect(grid, b"task", 0, 60.0))
+        except RunInterrupted as error:
+            ended.append(error)
+
+    def run_simulation(server_app: ServerApp, *rest: object, **named: object) -> None:
+        context = Context(1, 0, {}, RecordDict(), {})
+        threads.append(threading.Thread(target=server_app, args=(SlowGrid([None]), context)))
+        threads[0].start()
+        waiting.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulation, "run_simulation", run_simulation)
+    with pytest.raises(KeyboardInterrupt):
+        run_ray(server_app, echo, 1)
+    threads[0].join(10)
+    assert not threads[0].is_alive()
+    assert len(ended) == 1
