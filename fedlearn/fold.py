@@ -19,10 +19,12 @@ from fedlearn.errors import (
     CodecRefused,
     ContributionRejected,
     MessageTooLarge,
+    OutOfRange,
     Reason,
     RoundFailed,
     WireError,
 )
+from fedlearn.privacy.grid import check_capacity, from_grid
 from fedlearn.types import F64, BoundedSum, Contribution, Level
 
 COHORT_NORM_SLACK = 1e-9
@@ -103,12 +105,18 @@ class Fold:
         return contribution
 
     def bounded_sum(self, step: int, l2_sensitivity: float) -> BoundedSum:
-        """Return the sum with the step's planned sensitivity; raise RoundFailed if nothing was accepted."""
+        """Return the sum with the step's planned sensitivity.
+
+        Raises:
+            RoundFailed: nothing was accepted.
+            OutOfRange: a sum on a grid is beyond 2^53 grid steps in a coordinate, where f64 would round it.
+        """
         if self.accepted == 0:
             counted = ", ".join(f"{reason}: {n}" for reason, n in self.rejected.items()) or "no reply arrived"
             raise RoundFailed(f"step {step}: no contribution was accepted ({counted}).")
-        values = self._codec.decode(self._sum, self._terms.grid_step or 1.0)
-        return BoundedSum(values, l2_sensitivity, self._terms.grid_step, step, self.count)
+        grid_step = self._terms.grid_step
+        values = self._sum.astype(np.float64) if grid_step is None else from_grid(self._sum.astype(np.int64), grid_step)
+        return BoundedSum(values, l2_sensitivity, grid_step, step, self.count)
 
     def _check(self, contribution: Contribution, reserved: int) -> None:
         terms = self._terms
@@ -122,6 +130,16 @@ class Fold:
         if contribution.count > reserved or (terms.level is Level.PHONE and contribution.count != 1):
             raise ContributionRejected(Reason.OVER_COUNT, f"speaks for {contribution.count} phones, has {reserved}")
         self._check_norm(contribution)
+        self._check_room(contribution)
+
+    def _check_room(self, contribution: Contribution) -> None:
+        """Each vector is within count * C by now; while all counts together fit the grid, int64 cannot wrap."""
+        if self._terms.grid_step is None:
+            return
+        try:
+            check_capacity(self.count + contribution.count, self._terms.l2_clip_norm, self._terms.grid_step)
+        except OutOfRange as error:
+            raise ContributionRejected(Reason.OVER_COUNT, str(error)) from error
 
     def _check_encoding(self, contribution: Contribution) -> None:
         try:

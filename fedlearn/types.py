@@ -9,6 +9,7 @@ scale is derived from the sensitivity that travels with the value, never typed i
 from __future__ import annotations
 
 import hashlib
+import secrets
 import struct
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -71,6 +72,7 @@ class BoundedSum:
         grid_step: spacing of the integer grid the sum lies on, or None when the sum is plain f64 (privacy off).
         step: mechanism step.
         count: accepted phones. Unprotected: never a denominator.
+        blind: 32 random bytes of this object alone. Secret: never stored, sent or shown.
     """
 
     values: F64 = field(repr=False)
@@ -78,12 +80,19 @@ class BoundedSum:
     grid_step: float | None
     step: int
     count: int = field(repr=False)
+    blind: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over step, grid, sensitivity and the vector's bytes: what a charge is bound to."""
+        """SHA-256 (hex) over blind, step, grid, sensitivity and the vector's bytes: what a charge is bound to.
+
+        A commitment, not a fingerprint. The vector carries no noise yet, and the ledger keeps the digest for ever: a
+        hash of the vector alone would let whoever can compute the sums with and without one device see which is true.
+        With the blind it tells nothing about the vector (SHA-256 taken as a random oracle), yet no other sum has it,
+        not even an equal one. A run that goes on after a crash forms a new sum and never needs an old blind.
+        """
         head = struct.pack("<qdd", self.step, self.grid_step or 0.0, self.l2_sensitivity)
-        return hashlib.sha256(head + self.values.astype("<f8").tobytes()).hexdigest()
+        return hashlib.sha256(self.blind + head + self.values.astype("<f8").tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ What a phone would do alone (train, clip, round to the grid) happens here row by
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.clip import clip_rows
+from fedlearn.engine.base import LocalUpdates
 from fedlearn.engine.population import Population
 from fedlearn.engine.registry import make_engine
 from fedlearn.engine.schedule import LocalTraining, schedule
@@ -38,7 +40,7 @@ class _Tally:
     clipped: int = 0
     loss_sum: float = 0.0
     norm_sum: float = 0.0
-    not_finite: int = 0
+    rejected: Counter[Reason] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class SimulatedCohort:
     """The phones of one shard behind one call.
 
     Guarantee: every phone's update enters the sum with weight one and L2 norm <= ``task.l2_clip_norm``, or not at
-    all; with a grid, it is rounded toward zero first, which cannot lengthen it. An update that is not finite is left
-    out and counted.
+    all; with a grid, it is rounded toward zero first, which cannot lengthen it. A phone whose data cannot be used, or
+    whose update is not finite, is left out alone and counted.
 
     Args:
         population: the shard's phones.
@@ -74,7 +76,7 @@ class SimulatedCohort:
             nonce=os_bytes(NONCE_BYTES),
             values=tally.total,
         )
-        rejected = {Reason.NOT_FINITE: tally.not_finite} if tally.not_finite else {}
+        rejected = {reason: phones for reason, phones in tally.rejected.items() if phones}
         return CohortReply(contribution, tally.loss_sum, tally.trained, tally.clipped, tally.norm_sum, rejected)
 
     def _included(self, task: RoundTask) -> Iterator[list[int]]:
@@ -83,19 +85,7 @@ class SimulatedCohort:
             yield chosen[start : start + PHONES_AT_ONCE].tolist()
 
     def _train(self, positions: list[int], task: RoundTask, tally: _Tally) -> None:
-        terms = task.training
-        training = LocalTraining(terms.epochs, terms.batch_size, terms.learning_rate, terms.shuffle)
-        clients = self.population.examples(positions, task)
-        orders = [
-            schedule(
-                client.count,
-                training,
-                simulation_rng(task.seed, task.step, self.population.ids[position], "shuffle"),
-            )
-            for position, client in zip(positions, clients, strict=True)
-        ]
-        engine = make_engine(self.engine, self.model, learning_rate=terms.learning_rate)
-        updates = engine.updates(task.parameters, clients, orders)
+        updates, failed = self._updates(positions, task)
         rows = clip_rows(updates.deltas, task.l2_clip_norm)
         kept = rows.values[rows.finite]
         if task.grid_step is None:
@@ -108,4 +98,41 @@ class SimulatedCohort:
         tally.clipped += int((rows.clipped & rows.finite).sum())
         tally.loss_sum += float(updates.losses[trained].sum())
         tally.norm_sum += float(rows.norms[trained].sum())
-        tally.not_finite += int((~rows.finite).sum())
+        tally.rejected[Reason.NOT_FINITE] += int((~rows.finite).sum())
+        tally.rejected[Reason.FAILED] += failed
+
+    def _updates(self, positions: list[int], task: RoundTask) -> tuple[LocalUpdates, int]:
+        """Train the phones together; if that fails, leave out those that fail alone, and only those.
+
+        One phone's data must not decide whether its neighbours are in the sum: that would move the sum by more than
+        one clipped update. Where every phone fails the fault is not theirs, and the error passes through.
+        """
+        try:
+            return self._together(positions, task), 0
+        except Exception:  # whatever a phone's data can raise
+            sound = [position for position in positions if self._works(position, task)]
+            if not sound:
+                raise
+            return self._together(sound, task), len(positions) - len(sound)
+
+    def _works(self, position: int, task: RoundTask) -> bool:
+        try:
+            self._together([position], task)
+        except Exception:  # noqa: BLE001 - whatever it is, this phone stays out and the others go on
+            return False
+        return True
+
+    def _together(self, positions: list[int], task: RoundTask) -> LocalUpdates:
+        terms = task.training
+        training = LocalTraining(terms.epochs, terms.batch_size, terms.learning_rate, terms.shuffle)
+        clients = self.population.examples(positions, task)
+        orders = [
+            schedule(
+                client.count,
+                training,
+                simulation_rng(task.seed, task.step, self.population.ids[position], "shuffle"),
+            )
+            for position, client in zip(positions, clients, strict=True)
+        ]
+        engine = make_engine(self.engine, self.model, learning_rate=terms.learning_rate)
+        return engine.updates(task.parameters, clients, orders)

@@ -10,6 +10,7 @@ All numbers are little-endian. There is no text of a message in any of them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -51,6 +52,7 @@ class QueryStoreWriter:
         self._files: Mapping[str, BinaryIO] = {}
         self._stack = ExitStack()
         self._rows = self._devices = self._numbers = 0
+        self._seen: set[bytes] = set()
 
     def __enter__(self) -> QueryStoreWriter:
         self._path.mkdir(parents=True, exist_ok=True)
@@ -80,8 +82,10 @@ class QueryStoreWriter:
 
         Raises:
             OutOfRange: lengths differ, or a label is no item.
+            DataCorrupt: an empty id, or one that was added before.
             CatalogueMismatch: a query was made with another index.
         """
+        self._refuse_twice(device_id)
         if not len(queries) == len(labels) == len(groups):
             raise OutOfRange(
                 f"device has {len(queries)} queries, {len(labels)} labels, {len(groups)} groups: one each."
@@ -102,6 +106,15 @@ class QueryStoreWriter:
         self._put("rows.bin", np.array([self._rows], dtype="<i8"))
         self._files["devices.txt"].write(_line(device_id))
         self._files["groups.txt"].writelines(map(_line, groups))
+
+    def _refuse_twice(self, device_id: str) -> None:
+        """One device is one unit of privacy: under one id twice, it would move a sum by twice the clip norm."""
+        mark = hashlib.blake2b(device_id.encode(), digest_size=16).digest()
+        if not device_id or mark in self._seen:
+            raise DataCorrupt(
+                f"device id {device_id!r} is empty or appears twice: every device needs an id of its own."
+            )
+        self._seen.add(mark)
 
     def _put(self, name: str, values: NDArray[np.signedinteger]) -> None:
         self._files[name].write(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -30,8 +32,9 @@ def packaged_configs() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def search_first(arguments: Sequence[str]) -> list[str]:
-    """Take ``--config-dir DIR`` out of the arguments and make Hydra search DIR before everything else.
+@contextmanager
+def searching_first(arguments: Sequence[str]) -> Iterator[list[str]]:
+    """Take ``--config-dir DIR`` out of the arguments; inside the block, Hydra searches DIR before everything else.
 
     Raises:
         DataMissing: DIR is not a folder.
@@ -46,9 +49,8 @@ def search_first(arguments: Sequence[str]) -> list[str]:
             folder = argument.partition("=")[2]
         else:
             rest.append(argument)
-    if folder is not None:
-        _prepend(folder)
-    return rest
+    with _searched(folder):
+        yield rest
 
 
 def at_root(overrides: Sequence[str]) -> list[str]:
@@ -71,11 +73,10 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
         ConfigError: a key or value that does not exist or is out of range.
     """
     register_schemas()
-    if config_dir is not None:
-        _prepend(str(config_dir))
+    folder = None if config_dir is None else str(config_dir)
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(packaged_configs()), version_base="1.3"):
+        with _searched(folder), initialize_config_dir(str(packaged_configs()), version_base="1.3"):
             return from_hydra(hydra_compose("config", overrides=at_root(overrides)))
     except (HydraException, OmegaConfBaseException) as error:
         raise translated(error) from error
@@ -106,18 +107,27 @@ def _unknown_key(key: str) -> UnknownSetting:
     return UnknownSetting(f"{key} does not exist: {hint}Known here: {', '.join(siblings)}.")
 
 
-def _prepend(folder: str) -> None:
-    path = Path(folder).resolve()
-    if not folder or not path.is_dir():
+class SearchFirst(SearchPathPlugin):
+    """Puts the user's folder before everything else."""
+
+    folder: ClassVar[Path | None] = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra for every composition."""
+        if self.folder is not None:
+            search_path.prepend(provider="config-dir", path=f"file://{self.folder}")
+
+
+@contextmanager
+def _searched(folder: str | None) -> Iterator[None]:
+    if folder is not None and not (folder and Path(folder).is_dir()):
         raise DataMissing(f"--config-dir {folder}: no such folder; make one with: fedlearn init {folder or 'DIR'}")
-
-    class SearchFirst(SearchPathPlugin):
-        """Puts the user's folder before everything else."""
-
-        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            search_path.prepend(provider="config-dir", path=f"file://{path}")
-
     Plugins.instance().register(SearchFirst)
+    before, SearchFirst.folder = SearchFirst.folder, None if folder is None else Path(folder).resolve()
+    try:
+        yield
+    finally:
+        SearchFirst.folder = before
 
 
 def experiments(folder: Path | None = None) -> dict[str, str]:

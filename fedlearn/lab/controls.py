@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.engine.population import MatchPopulation
+from fedlearn.engine.population import FeatureSource, MatchPopulation
 from fedlearn.engine.registry import make_engine
 from fedlearn.engine.schedule import LocalTraining, schedule
 from fedlearn.features import FEATURES, Query
@@ -19,7 +19,7 @@ from fedlearn.lab import central
 from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.dataset import OracleDataset
 from fedlearn.lab.evaluation import ranks
-from fedlearn.lab.feature_table import FeatureTable, QueryOf
+from fedlearn.lab.feature_table import AveragedTable, FeatureTable, QueryOf, block
 from fedlearn.lab.prepare import Prepared, Split
 from fedlearn.lab.registry import build_model
 from fedlearn.models.base import Model, Parameters, unflatten
@@ -61,6 +61,7 @@ CENTRAL = "central, same features"
 CENTRAL_POPULARITY = "central, with popularity"
 CENTRAL_NO_CHOICES = "central, without other apps"
 CENTRAL_PLACEBO = "central, placebo source"
+CENTRAL_AVERAGE = "central, average choices"
 CENTRAL_SHUFFLED = "central, shuffled chat"
 ORACLE = "oracle"
 TRUTH = "truth oracle"
@@ -72,9 +73,9 @@ def rank_rows(rows: I64, labels: I64, score: Scorer) -> I64:
     return np.concatenate([ranks(score(part), labels[part]) for part in parts]) if parts else np.zeros(0, np.int64)
 
 
-def model_scorer(model: Model, parameters: Parameters, table: FeatureTable) -> Scorer:
+def model_scorer(model: Model, parameters: Parameters, table: FeatureSource) -> Scorer:
     """Return the scorer of a trained model."""
-    return lambda rows: model.scores(parameters, table.block(rows))
+    return lambda rows: model.scores(parameters, block(table, rows))
 
 
 def run_controls(config: ExperimentConfig, prepared: Prepared, split: Split) -> Iterator[ControlResult]:
@@ -89,7 +90,9 @@ def run_controls(config: ExperimentConfig, prepared: Prepared, split: Split) -> 
     yield ranked(POPULARITY, "non-private control", lambda rows: np.tile(counts, (len(rows), 1)))
     yield ranked(BM25, "no training", _bm25(prepared))
     yield ranked(LOCAL_ONLY, "each phone alone", _local_only(config, prepared, split))
-    yield ranked(CENTRAL, "non-private control", _central(config, prepared, split, prepared.store.query))
+    yield ranked(
+        CENTRAL, "non-private control", _central(config, prepared, split, prepared.table(config.features.sources))
+    )
     yield ranked(CENTRAL_POPULARITY, "non-private control", _central_popularity(config, prepared, split))
     if "choices" in config.features.sources:
         yield from _source_controls(config, prepared, split, ranked)
@@ -110,35 +113,28 @@ def _source_controls(
     sources = tuple(source for source in config.features.sources if source != "choices")
     alone = replace(config, features=replace(config.features, sources=sources))
     if sources:
-        score = _central(alone, prepared, split, prepared.store.query)
+        score = _central(alone, prepared, split, prepared.table(sources))
         yield ranked(CENTRAL_NO_CHOICES, "non-private control", score)
     donors = _donors(prepared)
     if donors is None:
         return
-    yield ranked(
-        CENTRAL_PLACEBO,
-        "another user's choices",
-        _central(config, prepared, split, _with_choices_of(prepared, donors)),
-    )
+    placebo = FeatureTable(_with_choices_of(prepared, donors), prepared.index, config.features.sources)
+    yield ranked(CENTRAL_PLACEBO, "another user's choices", _central(config, prepared, split, placebo))
+    if len(split.train):
+        average = AveragedTable.over(placebo, "choices", split.train)
+        yield ranked(CENTRAL_AVERAGE, "the placebo's baseline", _central(config, prepared, split, average))
     if "chat" in sources:
-        yield ranked(
-            CENTRAL_SHUFFLED,
-            "another user's messages",
-            _central(config, prepared, split, _with_chat_of(prepared, donors)),
-        )
+        shuffled = FeatureTable(_with_chat_of(prepared, donors), prepared.index, config.features.sources)
+        yield ranked(CENTRAL_SHUFFLED, "another user's messages", _central(config, prepared, split, shuffled))
 
 
 def _bm25(prepared: Prepared) -> Scorer:
     table = prepared.table(tuple(sorted({spec.source for spec in FEATURES})))
     column = [spec.name for spec in FEATURES].index(WORDS)
-    return lambda rows: table.block(rows)[:, :, column]
+    return lambda rows: block(table, rows)[:, :, column]
 
 
-def _central(config: ExperimentConfig, prepared: Prepared, split: Split, query_of: QueryOf) -> Scorer:
-    if query_of == prepared.store.query:
-        table = prepared.table(config.features.sources)
-    else:
-        table = FeatureTable(query_of, prepared.index, config.features.sources)
+def _central(config: ExperimentConfig, prepared: Prepared, split: Split, table: FeatureSource) -> Scorer:
     model = build_model(config.model, table.width)
     labels = prepared.labels[split.train]
     items = len(prepared.dataset.catalogue)
@@ -166,9 +162,9 @@ def _central_popularity(config: ExperimentConfig, prepared: Prepared, split: Spl
     column = np.log1p(counts).astype(np.float32)
 
     def score(rows: I64) -> F64:
-        block = table.block(rows)
-        popular = np.broadcast_to(column[None, :, None], (*block.shape[:2], 1))
-        return model.scores(parameters, np.concatenate([block, popular], axis=2))
+        features = block(table, rows)
+        popular = np.broadcast_to(column[None, :, None], (*features.shape[:2], 1))
+        return model.scores(parameters, np.concatenate([features, popular], axis=2))
 
     return score
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from yaml import YAMLError
 
 from fedlearn.errors import ConfigError, UnknownSetting
 from fedlearn.lab.config import (
@@ -84,7 +85,10 @@ def setting_paths() -> list[str]:
 
 def load_yaml(path: Path) -> ExperimentConfig:
     """Read a resolved ``config.yaml`` back."""
-    loaded = OmegaConf.load(path)
+    try:
+        loaded = OmegaConf.load(path)
+    except (ValueError, YAMLError) as error:
+        raise ConfigError(f"{path}: not YAML ({str(error).splitlines()[0]}).") from error
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"{path}: expected a mapping of groups.")
     return from_hydra(loaded)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedlearn.errors import LedgerDamaged
 from fedlearn.lab.study import Study
 from fedlearn.lab.training import Training
-from fedlearn.ledger import LEDGER_FILE, Charged, Committed, Ledger
+from fedlearn.ledger import LEDGER_FILE, Budget, Charged, Committed, Entry, Ledger, Opened
 from fedlearn.privacy import PoissonGaussian
 from fedlearn.privacy.accountants import accounting_version, epsilon
 from fedlearn.report.guarantee import (
@@ -25,6 +26,7 @@ from fedlearn.report.guarantee import (
     guarantee_sentence,
 )
 from fedlearn.report.rounds import RoundRecord
+from fedlearn_server.checkpoint import published_digest
 
 Spend = tuple[tuple[PoissonGaussian, int], ...]
 
@@ -38,7 +40,7 @@ def privacy_record(study: Study, rounds: Sequence[RoundRecord]) -> PrivacyRecord
     config = study.config
     headline = study.arms[0]
     trainings = [training for arm, training in study.trainings() if arm.headline]
-    population = max(len(training.split.devices) for training in trainings)
+    population = min(len(training.split.devices) for training in trainings)
     if not config.privacy.is_private:
         return _unprotected(study, population, rounds)
     plan = max((t.plan for t in trainings if t.plan is not None), key=lambda p: p.certified_epsilon)
@@ -109,11 +111,25 @@ def _read_ledgers(trainings: Sequence[Training]) -> tuple[list[Spend], Charges]:
     total = committed = 0
     for training in trainings:
         entries = Ledger.read(training.directory / LEDGER_FILE)
+        _check_own(training, entries)
         charged = [entry for entry in entries if isinstance(entry, Charged)]
         total += len(charged)
         committed += sum(isinstance(entry, Committed) for entry in entries)
         spends.append(_composed([((entry.event, 1),) for entry in charged]))
     return spends, Charges(total, committed, total - committed)
+
+
+def _check_own(training: Training, entries: Sequence[Entry]) -> None:
+    """Refuse a ledger that is another run's, or that does not end with the model in the directory."""
+    opened = next(entry for entry in entries if isinstance(entry, Opened))
+    commits = [entry.published_digest for entry in entries if isinstance(entry, Committed)]
+    plan = training.plan
+    own = plan is not None and opened.budget == Budget.of(plan, training.run_id)
+    if not own or not commits or commits[-1] != published_digest(training.directory):
+        raise LedgerDamaged(
+            f"{training.directory / LEDGER_FILE}: not the ledger of the training beside it; no epsilon can be stated. "
+            "Train anew in another directory."
+        )
 
 
 def _composed(spends: Sequence[Spend]) -> Spend:

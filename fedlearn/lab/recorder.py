@@ -75,8 +75,7 @@ class RoundRecorder:
 
     def _evaluation(self, outcome: RoundOutcome) -> tuple[Evaluation, ...]:
         config = self.training.config
-        last = outcome.step + 1 == config.cohort.rounds
-        if not last and (outcome.step + 1) % config.evaluation.every:
+        if not outcome.last and (outcome.step + 1) % config.evaluation.every:
             return ()
         ranks = self.rank(outcome.model)
         return tuple(Evaluation(name, float(metric(ranks).mean())) for name, metric in self.metrics.items())

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +145,3 @@ def _interruptible() -> Iterator[None]:
         before = signal.signal(signal.SIGTERM, interrupt)
         stack.callback(signal.signal, signal.SIGTERM, before)
         yield
-
-
-def typed_command(arguments: Sequence[str] | None = None) -> str:
-    """Return the command line as it can be pasted."""
-    return " ".join(["fedlearn", *(sys.argv[1:] if arguments is None else arguments)])

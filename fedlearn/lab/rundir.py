@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedlearn.clock import Clock, system_clock
-from fedlearn.errors import ResumeRefused, RunDirectoryInUse
+from fedlearn.errors import ConfigError, ResumeRefused, RunDirectoryInUse
 from fedlearn.files import write_durably
 from fedlearn.lab.code import code_digest
 from fedlearn.lab.config import ExperimentConfig
@@ -34,6 +34,8 @@ from fedlearn.report.summary import SUMMARY_FILE
 IDENTITY_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".lock"
+BEFORE_IDENTITY = {LOCK_FILE, CONFIG_FILE, f"{IDENTITY_FILE}.part"}
+"""What a run that was killed while it claimed its directory leaves behind: nothing was trained, so it may begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def claim(directory: Path, config: ExperimentConfig, data_digest: str, command: 
             )
         _check_unchanged(directory, identity, data_digest)
         return identity
-    if directory.exists() and any(entry.name != LOCK_FILE for entry in directory.iterdir()):
+    if directory.exists() and any(entry.name not in BEFORE_IDENTITY for entry in directory.iterdir()):
         raise RunDirectoryInUse(f"run.dir={directory}: not empty and not a run; choose a new directory.")
     directory.mkdir(parents=True, exist_ok=True)
     identity = RunIdentity(
@@ -105,7 +107,10 @@ def reopen(directory: Path) -> ExperimentConfig:
     if not (directory / IDENTITY_FILE).exists():
         raise ResumeRefused(f"{directory}: no run here (no {IDENTITY_FILE}); name a run directory, or train anew.")
     identity = read_identity(directory)
-    config = load_yaml(directory / CONFIG_FILE)
+    try:
+        config = load_yaml(directory / CONFIG_FILE)
+    except (OSError, ConfigError) as error:
+        raise ResumeRefused(f"{directory / CONFIG_FILE}: absent or damaged ({error}); train anew elsewhere.") from error
     if config.digest != identity.config_digest:
         raise ResumeRefused(
             f"{directory / CONFIG_FILE} was changed after the run began (digest {config.digest[:12]}, expected "

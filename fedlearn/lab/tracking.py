@@ -34,10 +34,10 @@ class _TensorBoard:
 
 
 class _MlFlow:
-    def __init__(self, uri: Path | str, run_id: str) -> None:
+    def __init__(self, uri: str, run_id: str) -> None:
         from mlflow.tracking import MlflowClient  # noqa: PLC0415 - optional
 
-        self._client = MlflowClient(tracking_uri=str(uri))
+        self._client = MlflowClient(tracking_uri=uri)
         found = self._client.get_experiment_by_name("fedlearn")
         experiment = found.experiment_id if found else self._client.create_experiment("fedlearn")
         self._run = self._client.create_run(experiment, run_name=run_id).info.run_id
@@ -54,11 +54,15 @@ def make_tracker(config: TrackingConfig, directory: Path, run_id: str) -> Tracke
     """
     if config.name == "none":
         return None
-    uri = config.uri or str(directory / config.name)
     try:
-        return _TensorBoard(Path(uri)) if config.name == "tensorboard" else _MlFlow(uri, run_id)
+        if config.name == "tensorboard":
+            return _TensorBoard(Path(config.uri or directory / "tensorboard"))
+        return _MlFlow(config.uri or f"sqlite:///{(directory / 'mlflow.db').resolve()}", run_id)
     except ImportError as error:
         raise MissingDependency(f"tracking={config.name}: pip install 'fedlearn[{config.name}]'.") from error
+    except Exception as error:  # noqa: BLE001 - a tracker that is down must not stop a run
+        warnings.warn(f"no tracking: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
+        return None
 
 
 def tracked(

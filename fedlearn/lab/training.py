@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from fedlearn.engine.optimizers import ServerOptimizer
+from fedlearn.errors import OutOfRange
 from fedlearn.lab.config import CohortConfig, ExperimentConfig, PrivacyConfig
 from fedlearn.lab.prepare import Split
 from fedlearn.lab.registry import build_model
@@ -63,8 +64,10 @@ def plan_for(config: ExperimentConfig, population: int) -> PrivacyPlan | None:
 
 @lru_cache(maxsize=16)
 def _plan(privacy: PrivacyConfig, cohort: CohortConfig, population: int) -> PrivacyPlan | None:
-    if not privacy.is_private or privacy.delta is None:
+    if not privacy.is_private:
         return None
+    if privacy.delta is None:
+        raise OutOfRange("privacy.delta=None: a private run needs one, below 1/population, e.g. 1e-4.")
     settings = PrivacySettings(
         delta=privacy.delta,
         l2_clip_norm=privacy.clip,

@@ -35,7 +35,7 @@ from fedlearn.ledger.entries import (
     from_row,
     to_row,
 )
-from fedlearn.ledger.store import RowStore, create
+from fedlearn.ledger.store import UNUSABLE, RowStore, create
 from fedlearn.privacy.accountants import Spend, epsilon, largest_count
 from fedlearn.privacy.events import PoissonGaussian
 from fedlearn.types import Charge
@@ -63,8 +63,8 @@ class Reservation:
 class Ledger:
     """One run's spend, on disk, with one writer. Make it with ``Ledger.open``; it may be used from several threads.
 
-    Entries are chained by SHA-256, so an entry altered, dropped or swapped in the middle is found at open. Entries cut
-    off at the end are not: nothing outside the file says how long it should be.
+    Entries are chained by SHA-256, so an entry altered, dropped or swapped in the middle is found at open. That entries
+    were cut off at the end, or the file is an older copy, only something outside it can tell: ``privacy.tally``.
     """
 
     def __init__(self, path: Path, store: RowStore, clock: Clock) -> None:
@@ -253,6 +253,10 @@ class Ledger:
         """Return the charges without a commit: spent, and after a crash perhaps wasted."""
         return tuple(entry for sequence, entry in self._book.charges.items() if sequence not in self._book.commits)
 
+    def charged_digests(self) -> tuple[str, ...]:
+        """Return the sum digest of every charge, in order."""
+        return tuple(entry.sum_digest for entry in self._book.charges.values())
+
     def committed(self) -> tuple[Committed, ...]:
         """Return the commits, in order."""
         return tuple(self._book.commits.values())
@@ -310,12 +314,12 @@ def _replay(path: Path, store: RowStore) -> tuple[list[Entry], Book, str]:
             book.apply(entry)
         except (LedgerDamaged, ChargeMismatch) as error:
             raise LedgerDamaged(
-                f"{path}: entry {expected} is bad: {error} Restore the file from a backup; do not spend."
+                f"{path}: entry {expected} is bad: {error} {UNUSABLE}"
             ) from error
         entries.append(entry)
         previous = row.hash
     if not entries:
-        raise LedgerDamaged(f"{path}: entry 0 is bad: there is none. Restore the file from a backup; do not spend.")
+        raise LedgerDamaged(f"{path}: entry 0 is bad: there is none. {UNUSABLE}")
     return entries, book, previous
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS: Final = 2.0
 
+UNUSABLE: Final = "Treat its whole budget as spent and start a new run."
+"""What to do about a damaged ledger. Not a backup: an older ledger does not know what was spent since."""
+
 _SCHEMA: Final = (
     "CREATE TABLE entries (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT NULL, hash TEXT NOT NULL)",
     "CREATE TRIGGER no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append-only'); END",
@@ -44,7 +47,7 @@ class RowStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         if path.stat().st_size == 0:
-            raise LedgerDamaged(f"{path}: empty file; a ledger is never empty. Restore it from a backup.")
+            raise LedgerDamaged(f"{path}: empty file; a ledger is never empty. {UNUSABLE}")
         self._connection = _connect(path)
         try:
             with _translated(path, reading=True):
@@ -70,7 +73,7 @@ class RowStore:
         with _translated(self._path, reading=True):
             check = self._connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one()
             if check != "ok":
-                raise LedgerDamaged(f"{self._path}: {check}. Restore it from a backup.")
+                raise LedgerDamaged(f"{self._path}: {check}. {UNUSABLE}")
             found = self._connection.exec_driver_sql(
                 "SELECT sequence, kind, body, hash FROM entries ORDER BY sequence"
             ).all()
@@ -178,12 +181,12 @@ def _translated(path: Path, *, reading: bool = False) -> Iterator[None]:
         if "locked" in str(error.orig):
             raise LedgerLocked(f"{path}: held by {_holder(path)}; wait for it to end or stop it.") from error
         if reading and "unable to open" not in str(error.orig) and "readonly" not in str(error.orig):
-            raise LedgerDamaged(f"{path}: {error.orig}. Restore it from a backup.") from error
+            raise LedgerDamaged(f"{path}: {error.orig}. {UNUSABLE}") from error
         raise LedgerError(f"{path}: {error.orig}. Free space or fix permissions; nothing was recorded.") from error
     except DatabaseError as error:
-        raise LedgerDamaged(f"{path}: {error.orig}. Restore it from a backup.") from error
+        raise LedgerDamaged(f"{path}: {error.orig}. {UNUSABLE}") from error
     except (UnicodeDecodeError, OverflowError) as error:  # the driver's own, on flipped bytes
-        raise LedgerDamaged(f"{path}: {error}. Restore it from a backup.") from error
+        raise LedgerDamaged(f"{path}: {error}. {UNUSABLE}") from error
 
 
 def _holder_file(path: Path) -> Path:

@@ -7,6 +7,7 @@ noise comes from the operating system; there is no seed anywhere.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,6 +19,11 @@ from fedlearn.types import F64, BoundedSum, Charge, NoisyMean
 
 ByteSource = Callable[[int], bytes]
 """Returns that many uniformly random bytes. Production code never passes one: the default is the OS's CSPRNG."""
+
+_consumed: set[str] = set()
+"""Digests of the sums that were released in this process, by any mechanism object. A digest names one sum only: it is
+blinded. A restarted process has no sum that could be released again."""
+_consuming = threading.Lock()
 
 
 class Mechanism(Protocol):
@@ -52,7 +58,7 @@ class GaussianMechanism:
     NaN or Inf in the sum         ``InvalidSpend``, nothing drawn
     sum off its grid, or no grid  ``InvalidSpend``, nothing drawn
     charge of another step/sum    ``ChargeMismatch``, nothing drawn
-    charge used before            ``ChargeMismatch``, nothing drawn
+    charge used before, anywhere  ``ChargeMismatch``, nothing drawn
     empty cohort (sum of zeros)   noise alone, like any other sum
     ============================  ==========================================
 
@@ -71,7 +77,6 @@ class GaussianMechanism:
         self._noise_multiplier = noise_multiplier
         self._denominator = denominator
         self._byte_source = byte_source
-        self._used: set[int] = set()
 
     def release(self, bounded: BoundedSum, charge: Charge) -> NoisyMean:
         """Return (sum + noise) / denominator; see the class for guarantee, edge cases and errors."""
@@ -88,9 +93,7 @@ class GaussianMechanism:
         )
 
     def _claim(self, bounded: BoundedSum, charge: Charge) -> None:
-        """Use the charge up. It counts as used from here on, whatever happens next."""
-        if charge.id in self._used:
-            raise ChargeMismatch(f"charge {charge.id}: used before; every release needs its own.")
+        """Use the charge up. It counts as used from here on, in every thread, whatever happens next."""
         if charge.step != bounded.step:
             raise ChargeMismatch(f"charge {charge.id}: pays for step {charge.step}, not for step {bounded.step}.")
         if charge.noise_multiplier != self._noise_multiplier:
@@ -100,7 +103,10 @@ class GaussianMechanism:
             )
         if charge.sum_digest != bounded.digest:
             raise ChargeMismatch(f"charge {charge.id}: pays for another sum (digest {charge.sum_digest[:16]}...).")
-        self._used.add(charge.id)
+        with _consuming:
+            if charge.sum_digest in _consumed:
+                raise ChargeMismatch(f"charge {charge.id}: used before; every release needs its own.")
+            _consumed.add(charge.sum_digest)
 
 
 def unprotected_mean(bounded: BoundedSum, denominator: float) -> NoisyMean:

@@ -173,8 +173,8 @@ def guarantee_sentence(
         )
     return (
         f"Epsilon {figure(epsilon)} at delta {figure(delta)} per {unit} ({neighboring_relation}): whether one {unit} "
-        f"takes part in the whole training or not changes the probability of any outcome by at most a factor of "
-        f"{figure(math.exp(min(epsilon, 700.0)))}, plus {figure(delta)}."
+        f"takes part in the whole training or not changes the probability of any outcome of the released model by at "
+        f"most a factor of {figure(math.exp(min(epsilon, 700.0)))}, plus {figure(delta)}."
     )
 
 
@@ -203,7 +203,9 @@ def default_unprotected() -> tuple[str, ...]:
     return (
         "Per round: loss, cohort size, clipped fraction, signal-to-noise, rejections, evaluation, seconds.",
         "Every metric, interval and lift of the result table: computed on the devices' own choices.",
-        "The realised inclusion frequency and the wall times.",
+        "The realised inclusion frequency, the wall times, and the times in the ledger.",
+        "The controls: models trained on the same devices without noise, in memory and below controls/.",
+        "Whatever a tracker was sent: the same figures per round.",
     )
 
 
@@ -230,14 +232,16 @@ def default_assurances(
     return Assurances(
         proven=(
             f"Epsilon follows from the sampling rate, the noise multiplier and the {charges.total:,} charges of the "
-            "ledger alone; anyone can recompute it.",
-            "Each published step has one charge of its own, bound to the digest of its sum. "
+            "ledger; anyone who holds it can recompute it. "
             f"Charges that paid for nothing: {charges.wasted:,}, counted in epsilon.",
             digests,
         ),
         enforced=(*clip, text),
         word=(
+            "The ledger is complete and this run's own: its entries are chained, not yet signed.",
             "The node clipped as it says, and the server added the noise it was charged for, after the charge.",
+            "No node's failure depended on a device's data, and neither did the split into folds.",
+            "Settings were not tuned on these devices; what tuning spends is not counted here.",
             "Each inclusion was its own secret draw; the keys of sampling and noise came from the operating system "
             "and were shown to nobody.",
             kept,

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedlearn.errors import OutOfRange
 from fedlearn.models.base import Parameters
+from fedlearn.privacy.grid import check_capacity, grid_step
 from fedlearn.privacy.plan import PrivacyPlan
 from fedlearn.task import TrainingTerms
 
@@ -65,7 +66,7 @@ class TrainingJob:
     deadline_s: float
 
     def __post_init__(self) -> None:
-        """Refuse a plan that was made for another training."""
+        """Refuse a plan that was made for another training, or a population whose exact sum has no room."""
         plan = self.plan
         if plan is None:
             return
@@ -75,6 +76,7 @@ class TrainingJob:
                 f"privacy plan is for (rounds, q, clip)={planned}, the training has "
                 f"{(self.rounds, self.sampling_probability, self.l2_clip_norm)}: make the plan again."
             )
+        check_capacity(self.population, self.l2_clip_norm, grid_step(self.l2_clip_norm))
 
     @property
     def denominator(self) -> float:

@@ -6,6 +6,7 @@ is mended here.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -15,6 +16,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedlearn.errors import FedlearnError
 from fedlearn.task import CohortReply, RoundTask
 from fedlearn.wire import decode_task, encode_reply
 
@@ -34,6 +36,8 @@ __all__ = [
 NodeFunction = Callable[[RoundTask], CohortReply]
 CohortFactory = Callable[[int, int], NodeFunction]
 """(partition, partitions) -> node function. Hashable and picklable: a runtime may build the node in another process."""
+
+logger = logging.getLogger(__name__)
 
 RECORD = "fedlearn"
 PAYLOAD = "payload"
@@ -89,5 +93,10 @@ def identify_message(message: Message, message_id: str) -> None:
 
 
 def failure_reply(message: Message, problem: Exception) -> Message:
-    """Return the error reply that Flower's own runtimes send when a ClientApp raises."""
-    return Message(Error(code=NODE_FAILED, reason=f"{type(problem).__name__}: {problem}"), reply_to=message)
+    """Return the error reply that Flower's own runtimes send when a ClientApp raises.
+
+    It names the kind of error and its code only: the words of an exception may quote a phone's data.
+    """
+    logger.debug("node failed", exc_info=problem)
+    code = f" {problem.code}" if isinstance(problem, FedlearnError) else ""
+    return Message(Error(code=NODE_FAILED, reason=f"{type(problem).__name__}{code}"), reply_to=message)

@@ -59,6 +59,7 @@ class RoundOutcome:
     Args:
         step: 0-based mechanism step.
         charges: charges in the ledger so far, lost ones included; 0 without privacy.
+        last: whether no further step will run.
         model: the model to use after this step.
         update_norm: L2 norm of the released mean.
         unprotected: figures that no noise covers.
@@ -67,6 +68,7 @@ class RoundOutcome:
 
     step: int
     charges: int
+    last: bool
     model: Parameters = field(repr=False)
     update_norm: float
     unprotected: Unprotected
@@ -121,6 +123,7 @@ def run_round(job: TrainingJob, state: TrainingState, spend: Spend, grid: Grid, 
         RoundOutcome(
             step=state.step - 1,
             charges=spend.charges,
+            last=state.step >= job.rounds or spend.affordable == 0,
             model=state.released,
             update_norm=float(np.linalg.norm(mean.values)),
             unprotected=gathered.unprotected(bounded, mean),

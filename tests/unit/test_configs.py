@@ -172,7 +172,6 @@ def test_an_edited_folder_is_searched_first(tmp_path: Path) -> None:
     assert config.data.rho == 0.6, "what the edited file leaves out comes from the schema"
 
 
-@pytest.mark.xfail(strict=True, reason="a folder given once stays on Hydra's search path for the whole process")
 def test_a_folder_counts_for_one_call_only(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "city.yaml").write_text("defaults: [city_schema]\ndevices: 78\n")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -17,9 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedlearn.errors import FedlearnError
 from fedlearn.lab.config import ExperimentConfig
-from fedlearn.lab.configs import at_root, packaged_configs, search_first, translated
+from fedlearn.lab.configs import at_root, packaged_configs, searching_first, translated
 from fedlearn.lab.door import from_hydra
-from fedlearn.lab.run import train, typed_command
+from fedlearn.lab.run import train
 from fedlearn.lab.schemas import register_schemas
 
 HELP = """\
@@ -42,13 +44,14 @@ def main(arguments: Sequence[str]) -> int:
         print(HELP, end="")  # noqa: T201 - the command's own output
         return 0
     register_schemas()
-    given = at_root(search_first(given))
     # Hydra prints and exits on its own errors unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     before = sys.argv
-    sys.argv = ["fedlearn train", *given]
+    _failure.clear()
     try:
-        _hydra_main()
+        with searching_first(given) as rest:
+            sys.argv = ["fedlearn train", *options_first(at_root(rest))]
+            _hydra_main()
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__
         if isinstance(cause, FedlearnError):
@@ -56,18 +59,40 @@ def main(arguments: Sequence[str]) -> int:
         raise translated(error) from error
     finally:
         sys.argv = before
+    if _failure:
+        raise _failure[0]
     return 0
+
+
+_failure: list[FedlearnError] = []
+"""What ended a single run: carried around Hydra, which would print a line of its own about it."""
 
 
 @hydra.main(version_base="1.3", config_path=str(packaged_configs()), config_name="config")
 def _hydra_main(config: DictConfig) -> None:
-    experiment = from_hydra(config)
-    train(_in_sweep(experiment), command=typed_command())
-
-
-def _in_sweep(config: ExperimentConfig) -> ExperimentConfig:
-    """Give each run of a sweep a directory of its own below ``run.dir``."""
     job = HydraConfig.get()
+    try:
+        train(_in_sweep(from_hydra(config), job), command=command_line(job.overrides.task))
+    except FedlearnError as error:
+        if job.mode is RunMode.MULTIRUN:
+            raise
+        _failure.append(error)
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """Put flags such as ``-m`` before the overrides, which is where Hydra's parser wants them."""
+    flags = [argument for argument in arguments if argument in {"-m", "--multirun"}]
+    return [*flags, *(argument for argument in arguments if argument not in flags)]
+
+
+def command_line(overrides: Sequence[str]) -> str:
+    """Return the command that repeats one run, ready to paste."""
+    plain = [override.replace("experiment@_global_=", "experiment=", 1) for override in overrides]
+    return shlex.join(["fedlearn", "train", *plain])
+
+
+def _in_sweep(config: ExperimentConfig, job: HydraConf) -> ExperimentConfig:
+    """Give each run of a sweep a directory of its own below ``run.dir``."""
     if job.mode is not RunMode.MULTIRUN or config.run.dir is None:
         return config
     return replace(config, run=replace(config.run, dir=str(Path(config.run.dir) / f"{job.job.num:03d}")))
