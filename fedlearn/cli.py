@@ -21,6 +21,8 @@ from fedlearn.errors import (
     LedgerError,
     MissingDependency,
     PrivacyError,
+    ResumeRefused,
+    RunDirectoryInUse,
     RunInterrupted,
 )
 
@@ -58,6 +60,8 @@ def exit_status(error: FedlearnError) -> int:
     if isinstance(error, RunInterrupted):
         return EXIT_INTERRUPTED
     if isinstance(error, ConfigError | DataError):
+        return 2
+    if isinstance(error, RunDirectoryInUse | ResumeRefused):
         return 2
     return 3 if isinstance(error, PrivacyError | LedgerError) else 1
 

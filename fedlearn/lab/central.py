@@ -70,6 +70,8 @@ def popularity(labels: I64, items: int) -> F64:
 
 def per_device(owner: I64) -> Sequence[tuple[int, I64]]:
     """Return (device, positions in ``owner``) for each device that owns a row."""
+    if not len(owner):
+        return []
     order = np.argsort(owner, kind="stable")
     devices, starts = np.unique(owner[order], return_index=True)
     return [(int(device), part) for device, part in zip(devices, np.split(order, starts[1:]), strict=True)]

@@ -197,6 +197,7 @@ class ExperimentConfig:
     def digest(self) -> str:
         """SHA-256 (hex) over everything that decides the result: all of it but the run's place and the trackers."""
         content = {key: value for key, value in to_plain(self).items() if key not in PLACE}
+        content["data"].pop("root", None)  # the data's own digest says what was read
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

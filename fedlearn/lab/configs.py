@@ -19,7 +19,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf.errors import OmegaConfBaseException
 
 import fedlearn
-from fedlearn.errors import ConfigError, DataMissing, UnknownSetting
+from fedlearn.errors import ConfigError, DataMissing, FedlearnError, UnknownSetting
 from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.door import from_hydra, setting_paths
 from fedlearn.lab.schemas import register_schemas
@@ -54,11 +54,14 @@ def searching_first(arguments: Sequence[str]) -> Iterator[list[str]]:
 
 
 def at_root(overrides: Sequence[str]) -> list[str]:
-    """Spell ``experiment=NAME`` as Hydra wants it.
+    """Spell ``experiment=NAME`` as Hydra wants it, and refuse to delete what a schema would silently put back.
 
     A preset is merged at the root of the config. Hydra takes that from a ``@package`` header, which would have to be
     the preset's first line; ours is the command to run.
     """
+    for override in overrides:
+        if override.startswith("~") and ".options." not in override:
+            raise ConfigError(f"{override}: cannot be taken away; set another value instead, e.g. {override[1:]}=...")
     return [re.sub(r"^(\+?)experiment=", r"\1experiment@_global_=", override) for override in overrides]
 
 
@@ -78,13 +81,17 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     try:
         with _searched(folder), initialize_config_dir(str(packaged_configs()), version_base="1.3"):
             return from_hydra(hydra_compose("config", overrides=at_root(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, FedlearnError):
+            raise
         raise translated(error) from error
 
 
 def translated(error: Exception) -> ConfigError:
     """Return Hydra's complaint as one that names the field and the fix."""
     text = str(error)
+    if match := re.search(r"Could not override '((?:\w+\.)*options\.\w+)'", text):
+        return UnknownSetting(f"{match[1]} is not set yet: add it with +{match[1]}=VALUE.")
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1])
     if match := re.search(r"Could not find '([^']+)'(?s:.*)Available options in '([^']+)':\n((?:\t\S+\n?)+)", text):
@@ -93,6 +100,11 @@ def translated(error: Exception) -> ConfigError:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return UnknownSetting(f"{group}={name} does not exist: {hint}Choose from {', '.join(known)}.")
+    if match := re.search(r"Error merging override (\S+?)=(.*)", text):
+        reason = str(error.__cause__).splitlines()[0] if error.__cause__ else "wrong type"
+        return ConfigError(
+            f"{match[1]}={match[2]}: {reason}; `fedlearn train --cfg job` shows values of the right type."
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     cause = str(error.__cause__).splitlines()[0] if error.__cause__ else ""
     return ConfigError(" ".join([lines[0] if lines else type(error).__name__, cause]).strip())

@@ -157,5 +157,6 @@ def _data(values: dict[str, Any]) -> DataConfig:
     if values["name"] == "city":
         return CityData(**values)
     if values["name"] == "crosswoz":
-        return CrossWozData(**values)
+        # as typed, it would mean another folder when the run is resumed from elsewhere
+        return CrossWozData(**{**values, "root": str(Path(values["root"]).expanduser().resolve())})
     return PluginData(**values)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -110,14 +110,25 @@ def prepare_dataset(dataset: SessionDataset) -> Prepared:
 
 
 def splits(prepared: Prepared, data: DataConfig) -> tuple[Split, ...]:
-    """Return the folds of the data set's protocol."""
+    """Return the folds of the data set's protocol.
+
+    Raises:
+        EmptyPopulation: a fold has nothing to train on, or nothing to test.
+    """
     if isinstance(data, CityData) or data.fold_by == "last_session":
-        return (_last_session(prepared),)
-    if data.fold_by == "user":
-        keys = [prepared.store.devices[device] for device in prepared.device_of_row]
+        found: tuple[Split, ...] = (_last_session(prepared),)
+    elif data.fold_by == "user":
+        found = _folds(prepared, [prepared.store.devices[device] for device in prepared.device_of_row], data.folds)
     else:
-        keys = list(prepared.store.groups)
-    return tuple(_folds(prepared, keys, data.folds))
+        found = _folds(prepared, list(prepared.store.groups), data.folds)
+    for split in found:
+        if not len(split.train) or not len(split.test):
+            missing = "train on" if not len(split.train) else "test"
+            raise EmptyPopulation(
+                f"fold {split.fold} has no session to {missing}: the last session of a phone is tested, so phones need "
+                "two, e.g. data.sessions_max=4; or use fewer data.folds."
+            )
+    return found
 
 
 def limit_test_users(split: Split, owner: I64, users: int) -> Split:
@@ -129,17 +140,19 @@ def limit_test_users(split: Split, owner: I64, users: int) -> Split:
     return replace(split, test=split.test[np.isin(owner[split.test], kept)])
 
 
-def _folds(prepared: Prepared, keys: Sequence[str], folds: int) -> Iterator[Split]:
+def _folds(prepared: Prepared, keys: Sequence[str], folds: int) -> tuple[Split, ...]:
     distinct = sorted(set(keys))
     if len(distinct) < folds:
-        raise EmptyPopulation(f"data.folds={folds}: there are only {len(distinct)} groups to split; use fewer folds.")
+        raise EmptyPopulation(f"data.folds={folds}: only {len(distinct)} to split; use fewer folds.")
     order = simulation_rng(SPLIT_SEED, -1, "", "folds").permutation(len(distinct))
     fold_of = {distinct[position]: place % folds for place, position in enumerate(order)}
     fold_of_row = np.array([fold_of[key] for key in keys])
+    found = []
     for fold in range(folds):
         train = np.flatnonzero(fold_of_row != fold)
         test = np.flatnonzero(fold_of_row == fold)
-        yield Split(fold, np.unique(prepared.device_of_row[train]), train, test)
+        found.append(Split(fold, np.unique(prepared.device_of_row[train]), train, test))
+    return tuple(found)
 
 
 def _last_session(prepared: Prepared) -> Split:

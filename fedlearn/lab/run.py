@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -63,20 +64,17 @@ def train(config: ExperimentConfig, *, command: str = "", console: Console | Non
     """
     out = console or Console()
     directory = Path(config.run.dir) if config.run.dir else rundir.default_directory(config)
-    command = command or f"fedlearn train --config-dir {directory} --config-name config"
+    command = command or shlex.join(["fedlearn", "train", "--config-dir", str(directory)])
     _check_names(config)
-    prepared = prepare(config.data)
-    found = splits(prepared, config.data)
-    limited = tuple(limit_test_users(split, prepared.device_of_row, config.evaluation.users) for split in found)
-    width = prepared.table(config.features.sources).width
-    build_model(config.model, width)
-    study = Study(config, prepared, limited, directory, run_id="")
-    for arm, training in study.trainings():
-        del arm
-        _ = training.plan  # calibrates, or refuses, before anything is written
+    rundir.check_free(directory, config)
+    try:
+        with _interruptible():
+            study = _study(config, directory)
+    except KeyboardInterrupt as error:
+        raise RunInterrupted("stopped before the run began; nothing was written: start it again.") from error
     with rundir.locked(directory):
-        identity = rundir.claim(directory, config, prepared.dataset.digest, command)
-        study = Study(config, prepared, limited, directory, identity.run_id)
+        identity = rundir.claim(directory, config, study.prepared.dataset.digest, command)
+        study = replace(study, run_id=identity.run_id)
         if rundir.is_finished(directory):
             out.print(f"{directory} holds this run, finished; shown as it is.", markup=False)
             return _shown(TrainedRun(directory, read_summary(directory / SUMMARY_FILE)), out)
@@ -94,6 +92,20 @@ def resume(directory: Path, *, console: Console | None = None) -> TrainedRun:
     identity = rundir.read_identity(directory)
     moved = rundir.placed(config, directory)
     return train(moved, command=identity.command, console=console)
+
+
+def _study(config: ExperimentConfig, directory: Path) -> Study:
+    """Prepare data, splits, model and privacy plans: everything that can be refused before anything is written."""
+    prepared = prepare(config.data)
+    limited = tuple(
+        limit_test_users(split, prepared.device_of_row, config.evaluation.users)
+        for split in splits(prepared, config.data)
+    )
+    build_model(config.model, prepared.table(config.features.sources).width)
+    study = Study(config, prepared, limited, directory, run_id="")
+    for _, training in study.trainings():
+        training.calibrate()
+    return study
 
 
 def _run(study: Study, identity: rundir.RunIdentity, command: str, out: Console) -> Summary:

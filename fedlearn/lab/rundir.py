@@ -65,6 +65,26 @@ def default_directory(config: ExperimentConfig, clock: Clock = system_clock) -> 
     return Path("runs") / f"{config.run.name}-{stamp}-{config.digest[:6]}"
 
 
+def check_free(directory: Path, config: ExperimentConfig) -> None:
+    """Refuse, before any work and writing nothing, a directory that cannot become a run of this config.
+
+    Raises:
+        RunDirectoryInUse: a file, a folder that is no run, or a run of another config.
+    """
+    if (directory / IDENTITY_FILE).exists():
+        identity = read_identity(directory)
+        if identity.config_digest != config.digest:
+            raise RunDirectoryInUse(
+                f"run.dir={directory}: holds a run of another config (digest {identity.config_digest[:12]}, "
+                f"this one is {config.digest[:12]}); choose another, or go on with it: fedlearn resume {directory}"
+            )
+        return
+    if directory.exists() and not directory.is_dir():
+        raise RunDirectoryInUse(f"run.dir={directory}: a file; choose a directory.")
+    if directory.exists() and any(entry.name not in BEFORE_IDENTITY for entry in directory.iterdir()):
+        raise RunDirectoryInUse(f"run.dir={directory}: not empty and not a run; choose a new directory.")
+
+
 def claim(directory: Path, config: ExperimentConfig, data_digest: str, command: str) -> RunIdentity:
     """Make the directory a run of this config, or recognise it as one that may be gone on with.
 
@@ -72,19 +92,12 @@ def claim(directory: Path, config: ExperimentConfig, data_digest: str, command: 
         RunDirectoryInUse: it holds a run of another config, or files that are no run.
         ResumeRefused: same config, but data or code changed since.
     """
+    check_free(directory, config)
     path = directory / IDENTITY_FILE
     if path.exists():
         identity = read_identity(directory)
-        if identity.config_digest != config.digest:
-            raise RunDirectoryInUse(
-                f"run.dir={directory}: holds a run of another config (digest {identity.config_digest[:12]}, "
-                f"this one is {config.digest[:12]}); choose another, or go on with it: fedlearn resume {directory}"
-            )
         _check_unchanged(directory, identity, data_digest)
         return identity
-    if directory.exists() and any(entry.name not in BEFORE_IDENTITY for entry in directory.iterdir()):
-        raise RunDirectoryInUse(f"run.dir={directory}: not empty and not a run; choose a new directory.")
-    directory.mkdir(parents=True, exist_ok=True)
     identity = RunIdentity(
         run_id=f"{config.run.name}-{config.digest[:8]}-{secrets.token_hex(4)}",
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -136,7 +149,10 @@ def is_finished(directory: Path) -> bool:
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold the directory for one process; raise RunDirectoryInUse if another one does."""
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryInUse(f"run.dir={directory}: cannot be made ({error.strerror}); choose another.") from error
     with (directory / LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from fedlearn.errors import Reason
 from fedlearn.lab import controls as c
 from fedlearn.lab.code import code_digest, code_version
-from fedlearn.lab.config import ExperimentConfig, flat_settings
+from fedlearn.lab.config import CityData, ExperimentConfig, flat_settings
 from fedlearn.lab.evaluation import Metric, UserBootstrap, percentile_interval
 from fedlearn.lab.privacy_record import privacy_record
 from fedlearn.lab.registry import build_metric
@@ -28,12 +30,14 @@ from fedlearn.report.summary import (
     MetricResult,
     ModelKind,
     ModelRow,
+    Rejections,
     Setting,
     Summary,
     WallTime,
 )
 from fedlearn.types import F64, I64
 
+FEWEST_USERS = 10
 METHOD = "paired bootstrap over users, 95 %"
 
 
@@ -72,6 +76,11 @@ class Scoreboard:
         users = study.prepared.device_of_row[tested]
         self.bootstrap = UserBootstrap(users, study.config.evaluation.bootstrap)
 
+    @property
+    def _many(self) -> bool:
+        """Whether there are users enough for an interval to mean anything."""
+        return self.bootstrap.user_count >= FEWEST_USERS
+
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:
         """The metrics asked for, in order."""
@@ -90,7 +99,7 @@ class Scoreboard:
     def metric_result(self, name: str, metric: str) -> MetricResult:
         """Return mean, interval and the figure of every training."""
         values = self.values(name, metric)
-        low, high = self.bootstrap.interval(values)
+        low, high = self.bootstrap.interval(values) if self._many else (None, None)
         measure = self.metrics[metric]
         each = tuple(
             FoldValue(seed, fold, float(measure(ranks).mean()))
@@ -100,7 +109,7 @@ class Scoreboard:
 
     def lift(self, name: str, of: str, over: str, metric: str, expectation: Expectation) -> Lift | None:
         """Return the paired difference of two rows, or None where one is absent."""
-        if of not in self.rows or over not in self.rows:
+        if of not in self.rows or over not in self.rows or not self._many:
             return None
         difference = self.values(of, metric) - self.values(over, metric)
         low, high = self.bootstrap.interval(difference)
@@ -141,7 +150,7 @@ def summarise(
         code_version=code_version(),
         task=protocol.task,
         data=study.prepared.dataset.catalogue.name,
-        split=protocol.split,
+        split=_split_text(study),
         protocol=EvaluationProtocol(protocol.negatives, protocol.tie_rule),
         seeds=study.config.seeds,
         folds=len(study.splits),
@@ -156,9 +165,25 @@ def summarise(
             catalogue=study.prepared.dataset.catalogue.digest,
             code=code_digest(),
         ),
+        rejected=_rejections(rounds),
         wall=tuple(WallTime(part, seconds) for part, seconds in result.wall.items()),
         settings=_settings(study.config),
     )
+
+
+def _split_text(study: Study) -> str:
+    data = study.config.data
+    said = study.prepared.dataset.protocol.split
+    if isinstance(data, CityData) or data.fold_by == "last_session":
+        return said
+    return f"{said}, {data.folds} folds by {data.fold_by}"
+
+
+def _rejections(rounds: Sequence[RoundRecord]) -> tuple[Rejections, ...]:
+    total: Counter[Reason] = Counter()
+    for record in rounds:
+        total.update(record.rejected)
+    return tuple(Rejections(reason, count) for reason, count in sorted(total.items()))
 
 
 def _headline_metric(board: Scoreboard) -> str:

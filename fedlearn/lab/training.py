@@ -53,8 +53,12 @@ class Training:
 
     @property
     def plan(self) -> PrivacyPlan | None:
-        """The privacy plan, calibrated and cached; None without privacy. Raises before any work if it cannot be."""
+        """The privacy plan, calibrated and cached; None without privacy."""
         return plan_for(self.config, len(self.split.devices))
+
+    def calibrate(self) -> None:
+        """Make the plan now; raises OutOfRange or CannotCalibrate if it cannot be."""
+        plan_for(self.config, len(self.split.devices))
 
 
 def plan_for(config: ExperimentConfig, population: int) -> PrivacyPlan | None:

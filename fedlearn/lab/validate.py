@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable
 
 from fedlearn.errors import OutOfRange, UnknownSetting
@@ -16,6 +17,12 @@ from fedlearn.lab.config import (
     PrivacyConfig,
 )
 
+LARGEST_EPSILON = 100.0
+LEAST_NOISE, LARGEST_NOISE = 0.05, 1e5
+"""Noise multipliers that the accountant can tell apart from none and from infinity."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
 
 def validate(config: ExperimentConfig) -> None:
     """Check every range that needs no data; raise OutOfRange or UnknownSetting naming the field and the fix."""
@@ -25,6 +32,8 @@ def validate(config: ExperimentConfig) -> None:
     _choice("tracking.name", config.tracking.name, ("none", "tensorboard", "mlflow"))
     _choice("policy.name", config.policy.name, ("none",))
     _validate_data(config.data)
+    if isinstance(config.data, CityData) and config.data.devices >= 1:
+        _validate_size(config, config.data)
     _validate_features(config.features)
     _validate_privacy(config.privacy)
     _validate_cohort(config.cohort)
@@ -43,6 +52,15 @@ def validate(config: ExperimentConfig) -> None:
     _at_least("evaluation.users", config.evaluation.users, 1)
     if not config.evaluation.metrics:
         raise OutOfRange("evaluation.metrics is empty: name at least one, e.g. [HR@10].")
+    for seed in config.seeds:
+        _between("seeds", seed, -(2**63), 2**63 - 1)
+    if not _NAME.fullmatch(config.run.name):
+        raise OutOfRange(
+            f"run.name={config.run.name!r}: 1-64 letters, digits, dots, dashes and underscores, e.g. run-1."
+        )
+    metrics = config.evaluation.metrics
+    if len(set(metrics)) != len(metrics):
+        raise OutOfRange(f"evaluation.metrics={list(metrics)}: name each metric once.")
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise OutOfRange(f"seeds={list(config.seeds)}: give at least one seed and none twice, e.g. seeds=[0,1,2].")
 
@@ -55,15 +73,26 @@ def unknown(field: str, value: str, known: Iterable[str]) -> UnknownSetting:
     return UnknownSetting(f"{field}={value!r} does not exist: {hint}Choose from {', '.join(choices)}.")
 
 
+def _validate_size(config: ExperimentConfig, data: CityData) -> None:
+    """The city's population is in its config: refuse now what could only be refused after it was made."""
+    delta = config.privacy.delta
+    if config.privacy.is_private and delta is not None and data.devices >= 1 and delta * data.devices >= 1.0:
+        raise OutOfRange(
+            f"privacy.delta={delta:g}: must be below 1/population = {1 / data.devices:.3g}; "
+            f"use e.g. privacy.delta={0.1 / data.devices:.1g}."
+        )
+    config.cohort.sampling_probability(data.devices)
+
+
 def _validate_data(data: DataConfig) -> None:
     if isinstance(data, CityData):
+        _between("data.seed", data.seed, -(2**63), 2**63 - 1)
         return
     _choice("data.fold_by", data.fold_by, ("dialogue", "user", "last_session"))
-    _at_least("data.folds", data.folds, 1)
+    if data.fold_by != "last_session":
+        _at_least("data.folds", data.folds, 2)
     if data.fold_by == "last_session" and data.folds != 1:
         raise OutOfRange(f"data.folds={data.folds}: fold_by=last_session has exactly one split; set data.folds=1.")
-    if data.fold_by != "last_session" and data.folds < 2:
-        raise OutOfRange(f"data.folds={data.folds}: fold_by={data.fold_by} needs at least 2 folds, e.g. data.folds=5.")
 
 
 def _validate_features(features: FeaturesConfig) -> None:
@@ -86,8 +115,14 @@ def _validate_privacy(privacy: PrivacyConfig) -> None:
         )
     if privacy.epsilon is not None:
         _positive("privacy.epsilon", privacy.epsilon)
+        if privacy.epsilon > LARGEST_EPSILON:
+            raise OutOfRange(
+                f"privacy.epsilon={privacy.epsilon:g}: above {LARGEST_EPSILON:g} it promises nothing; "
+                "use e.g. 3.0, or privacy=none."
+            )
     if privacy.noise_multiplier is not None:
         _positive("privacy.noise_multiplier", privacy.noise_multiplier)
+        _between("privacy.noise_multiplier", privacy.noise_multiplier, LEAST_NOISE, LARGEST_NOISE)
     if privacy.delta is None or not 0.0 < privacy.delta < 1.0:
         raise OutOfRange(f"privacy.delta={privacy.delta}: must be in (0, 1) and below 1/population, e.g. 1e-4.")
 

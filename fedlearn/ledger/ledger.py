@@ -313,9 +313,7 @@ def _replay(path: Path, store: RowStore) -> tuple[list[Entry], Book, str]:
             entry = from_row(row, previous)
             book.apply(entry)
         except (LedgerDamaged, ChargeMismatch) as error:
-            raise LedgerDamaged(
-                f"{path}: entry {expected} is bad: {error} {UNUSABLE}"
-            ) from error
+            raise LedgerDamaged(f"{path}: entry {expected} is bad: {error} {UNUSABLE}") from error
         entries.append(entry)
         previous = row.hash
     if not entries:

@@ -82,11 +82,12 @@ class Tally:
             return
         try:
             # at its place, not appended: over what an earlier write that failed may have left
-            if os.pwrite(self._handle, data, _RECORD * known) != len(data):
-                raise OSError("a short write")
+            written = os.pwrite(self._handle, data, _RECORD * known)
             os.fsync(self._handle)
         except OSError as error:
             raise _unusable(self._path, error) from error
+        if written != len(data):
+            raise _unusable(self._path, "a short write")
         self._digests = charged
 
     def close(self) -> None:
@@ -108,5 +109,5 @@ def _digests(content: bytes) -> tuple[str, ...]:
     return tuple(record.hex() for record in records)
 
 
-def _unusable(path: Path, error: OSError) -> PrivacyError:
-    return PrivacyError(f"{path}: cannot be used ({error}); free space, or set FEDLEARN_STATE to a local disk.")
+def _unusable(path: Path, reason: OSError | str) -> PrivacyError:
+    return PrivacyError(f"{path}: cannot be used ({reason}); free space, or set FEDLEARN_STATE to a local disk.")

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
-from fedlearn.errors import DataCorrupt, OutOfRange
+from fedlearn.errors import DataCorrupt, OutOfRange, Reason
 from fedlearn.files import write_durably
 from fedlearn.report.guarantee import PrivacyRecord
 from fedlearn.report.schema import decode, dumps, parse, read_bytes
@@ -210,6 +210,21 @@ class WallTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejections:
+    """Contributions that were left out of the sums of all trainings, for one reason.
+
+    Args:
+        reason: a ``fedlearn.errors.Reason``, e.g. ``not_finite``.
+        count: how often, over all rounds.
+        protected: false: counted without noise.
+    """
+
+    reason: Reason
+    count: int
+    protected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """One leaf of the resolved config.
 
@@ -244,6 +259,7 @@ class Summary:
         gaps: gap closed, one per model of interest; may be empty.
         privacy: the privacy of the headline model, and of the study.
         digests: what went in.
+        rejected: contributions left out, by reason; empty when every one entered its sum.
         wall: wall time per part.
         settings: the resolved config, flat, in order of key.
     """
@@ -265,6 +281,7 @@ class Summary:
     gaps: tuple[GapClosed, ...]
     privacy: PrivacyRecord
     digests: Digests
+    rejected: tuple[Rejections, ...]
     wall: tuple[WallTime, ...]
     settings: tuple[Setting, ...]
 

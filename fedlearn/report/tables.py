@@ -38,6 +38,10 @@ def print_result_table(summary: Summary, console: Console, report: Path | None =
     for lift in view.failed_checks(summary):
         line = f"Not as expected: {lift.name} {view.signed(lift.lift)} ({view.interval(lift.lo, lift.hi)})."
         console.print(line, style="bold red", markup=False, highlight=False)
+    if summary.rejected:
+        counted = ", ".join(f"{r.reason} {r.count:,}" for r in summary.rejected)
+        line = f"Left out of the sums, over all rounds: {counted}. docs/errors.md, FL400, says what each means."
+        console.print(line, style="bold red", markup=False, highlight=False)
     privacy = summary.privacy
     console.print(privacy.guarantee, style=LOUD if privacy.epsilon is None else "bold", markup=False, highlight=False)
     small = (
@@ -70,7 +74,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print runs side by side with what differs between them, and what to know before ranking them."""
     names = comparison.run_names()
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("run, model, settings that differ", overflow="fold")
+    table.add_column("run, model, settings that differ", overflow="fold", min_width=MODEL_WIDTH)
     for name in (*comparison.metrics, "epsilon", "delta"):
         table.add_column(escape(name), justify="right", no_wrap=True)
     groups = comparison.groups()
@@ -81,8 +85,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         for row in (r for r in comparison.rows if r.group == group):
             what = Text(names[row.run], style="bold").append(f"  {row.model}", style="not bold")
             if row.differs:
-                what.append("\n" + ", ".join(f"{s.key}={s.value}" for s in row.differs), style="not bold dim")
-            cells = (_cell(row.metric(n)) for n in comparison.metrics)
+                what.append("\n" + "\n".join(f"{s.key}={s.value}" for s in row.differs), style="not bold dim")
+            cells = (_cell(row.metric(n), between=n == comparison.metric) for n in comparison.metrics)
             delta = view.DASH if row.delta is None else figure(row.delta)
             table.add_row(what, *cells, view.epsilon_text(row.epsilon), delta)
     console.print(table)
@@ -90,11 +94,11 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(note, style=LOUD if NO_GUARANTEE in note else "", markup=False, highlight=False)
 
 
-def _cell(metric: MetricResult | None) -> Text:
+def _cell(metric: MetricResult | None, *, between: bool = True) -> Text:
     if metric is None:
         return Text(view.DASH)
     cell = Text(view.decimal(metric.mean))
-    between = view.interval(metric.lo, metric.hi)
-    if between:
-        cell.append(f"\n{between}", style="dim")
+    interval = view.interval(metric.lo, metric.hi)
+    if between and interval:
+        cell.append(f"\n{interval}", style="dim")
     return cell

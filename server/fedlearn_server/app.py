@@ -18,7 +18,7 @@ from fedlearn_server.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpo
 from fedlearn_server.collect import wait_for_nodes
 from fedlearn_server.job import TrainingJob
 from fedlearn_server.round import Observer, TrainingState, run_round
-from fedlearn_server.spend import LedgerSpend, NoSpend, Spend
+from fedlearn_server.spend import LedgerSpend, NoSpend, Spend, affordable
 
 
 def make_server_app(job: TrainingJob, observe: Observer) -> ServerApp:
@@ -72,20 +72,25 @@ def _opened_spend(job: TrainingJob, checkpoint: Checkpoint | None) -> Iterator[S
         yield NoSpend(job.seed, job.denominator)
         return
     path = job.directory / LEDGER_FILE
-    with Ledger.open(path, Budget.of(plan, job.run_id), must_exist=checkpoint is not None) as ledger:
-        _settle(ledger, checkpoint, job)
-        mechanism = GaussianMechanism(plan.noise_multiplier, plan.denominator)
-        key = _sampling_key(ledger, 0 if checkpoint is None else checkpoint.step, job.run_id)
-        yield LedgerSpend(ledger, mechanism, plan.event, key, plan.l2_clip_norm)
-
-
-def _sampling_key(ledger: Ledger, step: int, run_id: str) -> SamplingKey:
-    """Return the run's key; an attempt that was announced before must be drawn again with the key it had."""
-    attempt = ledger.next_attempt(step)
-    announced = any(
-        isinstance(entry, Reserved) and (entry.step, entry.attempt) == (step, attempt) for entry in ledger.events()
-    )
     store = SecretStore()
+    with store.hold(job.run_id) as tally:
+        if checkpoint is None and tally.digests and not path.exists():
+            raise ResumeRefused(
+                f"{path}: {len(tally.digests)} charges were made in run {job.run_id!r}, but its ledger is gone; "
+                "start a new run."
+            )
+        with Ledger.open(path, Budget.of(plan, job.run_id), must_exist=checkpoint is not None) as ledger:
+            tally.record(ledger.charged_digests())  # refuses an older copy
+            _settle(ledger, checkpoint, job)
+            mechanism = GaussianMechanism(plan.noise_multiplier, plan.denominator)
+            ended = affordable(ledger) == 0 or (checkpoint is not None and checkpoint.step >= job.rounds)
+            key = None if ended else _sampling_key(store, ledger, job.run_id)
+            yield LedgerSpend(ledger, mechanism, plan.event, key, plan.l2_clip_norm, tally=tally)
+
+
+def _sampling_key(store: SecretStore, ledger: Ledger, run_id: str) -> SamplingKey:
+    """Return the run's key. It is made before the first reservation; a ledger with one needs the key it had."""
+    announced = any(isinstance(entry, Reserved) for entry in ledger.events())
     return store.load(run_id) if announced else store.load_or_create(run_id)
 
 
@@ -103,6 +108,5 @@ def _settle(ledger: Ledger, checkpoint: Checkpoint | None, job: TrainingJob) -> 
     expected = commits[-1].published_digest if commits else None
     if expected != (None if checkpoint is None else published_digest(job.directory)):
         raise ResumeRefused(
-            f"{job.directory}: {CHECKPOINT_FILE} is not what its ledger says was published last; "
-            "restore both from one backup, or start a new run."
+            f"{job.directory}: {CHECKPOINT_FILE} is not what its ledger says was published last; start a new run."
         )

@@ -112,7 +112,7 @@ def run_round(job: TrainingJob, state: TrainingState, spend: Spend, grid: Grid, 
     try:
         task = make_task(job, state, attempt, key, spend.grid_step)
         gathered = gather(grid, task, job)
-        bounded = gathered.bounded_sum(state.step, job.l2_clip_norm)
+        bounded = gathered.bounded_sum(state.step, job.l2_clip_norm, private=job.plan is not None)
     except FedlearnError as error:
         spend.abandon(f"no sum was formed: {error.code}")
         raise
@@ -163,11 +163,17 @@ class Gathered:
     rejected: Counter[Reason] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
-    def bounded_sum(self, step: int, l2_sensitivity: float) -> BoundedSum:
+    def bounded_sum(self, step: int, l2_sensitivity: float, *, private: bool) -> BoundedSum:
         """Return the sum; raise RoundFailed with what every node did if there is none."""
+        counted = ", ".join(f"{reason}: {count}" for reason, count in self._counts.items())
         if self.failures and not self.fold.accepted:
-            counted = ", ".join(f"{reason}: {count}" for reason, count in self._counts.items())
             raise RoundFailed(f"step {step}: no contribution was accepted ({counted}); {'; '.join(self.failures)}.")
+        if not private and not self.fold.count and self.rejected:
+            # with privacy on, whether a round is released must not depend on one phone: an empty cohort is noise alone
+            raise RoundFailed(
+                f"step {step}: every phone of the cohort was rejected ({counted}); not_finite means that local "
+                "training diverged: lower client.learning_rate; failed means that the phones' data cannot be used."
+            )
         return self.fold.bounded_sum(step, l2_sensitivity)
 
     @property

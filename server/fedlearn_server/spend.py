@@ -9,12 +9,13 @@ import hashlib
 import struct
 from typing import Protocol
 
-from fedlearn.errors import ChargeMismatch
+from fedlearn.errors import ChargeMismatch, ResumeRefused
 from fedlearn.ledger import Ledger, Reservation
 from fedlearn.privacy.events import PoissonGaussian
 from fedlearn.privacy.grid import grid_step
 from fedlearn.privacy.mechanisms import Mechanism, unprotected_mean
 from fedlearn.privacy.sampling import RoundKey, SamplingKey
+from fedlearn.privacy.tally import Tally
 from fedlearn.types import BoundedSum, Charge, NoisyMean
 
 
@@ -61,8 +62,9 @@ class LedgerSpend:
         ledger: the training's ledger, open.
         mechanism: adds the noise.
         event: what one step costs.
-        sampling_key: the run's secret; stays here, nodes get one round's key.
+        sampling_key: the run's secret; stays here, nodes get one round's key. None where no step is left.
         l2_clip_norm: decides the grid of the sums.
+        tally: says, outside the run directory, which charges were made.
     """
 
     def __init__(
@@ -70,13 +72,16 @@ class LedgerSpend:
         ledger: Ledger,
         mechanism: Mechanism,
         event: PoissonGaussian,
-        sampling_key: SamplingKey,
+        sampling_key: SamplingKey | None,
         l2_clip_norm: float,
+        *,
+        tally: Tally,
     ) -> None:
         self._ledger = ledger
         self._mechanism = mechanism
         self._event = event
         self._sampling_key = sampling_key
+        self._tally = tally
         self._reservation: Reservation | None = None
         self.grid_step: float | None = grid_step(l2_clip_norm)
 
@@ -88,8 +93,7 @@ class LedgerSpend:
     @property
     def affordable(self) -> int:
         """Charges that still fit the budget, and the number that was planned."""
-        planned = self._ledger.budget.steps - self.charges
-        return max(0, min(planned, self._ledger.remaining_charges()))
+        return affordable(self._ledger)
 
     def reserve(self, step: int) -> tuple[int, RoundKey]:
         """Reserve ``step``, or take up its open reservation.
@@ -97,16 +101,20 @@ class LedgerSpend:
         The attempt is the number of charges the step has had: only a charged attempt that was lost gets a fresh
         cohort, any other retry repeats the draw exactly.
         """
+        if self._sampling_key is None:
+            raise ResumeRefused(f"step {step}: the sampling key is gone; start a new run.")
         attempt = self._ledger.next_attempt(step)
         self._reservation = self._ledger.reserve(step, attempt)
         return attempt, self._sampling_key.round_key(step, attempt)
 
     def charge(self, bounded: BoundedSum) -> Charge:
-        """Charge the reserved step, bound to this sum's digest."""
+        """Charge the reserved step, bound to this sum's digest; recorded outside the run directory too."""
         reservation, self._reservation = self._reservation, None
         if reservation is None:
             raise ChargeMismatch(f"step {bounded.step}: nothing is reserved; reserve before a charge.")
-        return self._ledger.charge(reservation, self._event, bounded.digest)
+        charge = self._ledger.charge(reservation, self._event, bounded.digest)
+        self._tally.record(self._ledger.charged_digests())
+        return charge
 
     def release(self, bounded: BoundedSum, charge: Charge | None) -> NoisyMean:
         """Add noise under the charge."""
@@ -121,6 +129,11 @@ class LedgerSpend:
         reservation, self._reservation = self._reservation, None
         if reservation is not None:
             self._ledger.void(reservation, reason)
+
+
+def affordable(ledger: Ledger) -> int:
+    """Return how many charges still fit both the budget and the number that was planned."""
+    return max(0, min(ledger.budget.steps - len(ledger.charged_digests()), ledger.remaining_charges()))
 
 
 def _paid(charge: Charge | None) -> Charge:

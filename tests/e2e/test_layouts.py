@@ -17,9 +17,10 @@ import pytest
 from fedlearn.lab import compose
 from fedlearn.lab.prepare import prepare, splits
 from fedlearn.lab.training import Training, run_training
-from fedlearn.ledger import LEDGER_FILE, Charged, Ledger
 from fedlearn.privacy.sampling import SamplingKey
+from fedlearn.types import BoundedSum, Charge
 from fedlearn_server.checkpoint import load_model
+from fedlearn_server.spend import LedgerSpend
 
 if TYPE_CHECKING:
     from small_city import SmallCity
@@ -34,7 +35,8 @@ TOLERANCE = 1e-6
 class Trained:
     weights: np.ndarray
     cohorts: tuple[int, ...]
-    directory: Path
+    first_sum: bytes
+    """The clean sum of the first round; empty without privacy."""
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +51,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trained]:
         directory = tmp_path_factory.mktemp("layout")
         width = prepared.table(config.features.sources).width
         cohorts: list[int] = []
-        training = Training(config, split, 3, "layout", directory, width)
-        model = run_training(training, lambda outcome: cohorts.append(outcome.unprotected.cohort))
-        return Trained(np.concatenate([model[name].ravel() for name in sorted(model)]), tuple(cohorts), directory)
+        sums = [b""]
+        charge = LedgerSpend.charge
+
+        def charged(spend: LedgerSpend, bounded: BoundedSum) -> Charge:
+            sums.append(bounded.values.tobytes())
+            return charge(spend, bounded)
+
+        training = Training(config, split, 3, directory.name, directory, width)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LedgerSpend, "charge", charged)
+            model = run_training(training, lambda outcome: cohorts.append(outcome.unprotected.cohort))
+        weights = np.concatenate([model[name].ravel() for name in sorted(model)])
+        return Trained(weights, tuple(cohorts), sums[:2][-1])
 
     return make
 
@@ -98,7 +110,7 @@ def test_ray(trained: Callable[..., Trained], small_city: SmallCity, tmp_path: P
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["rejected"] for record in records] == [{}] * ROUNDS
     weights = np.concatenate([array.ravel() for array in load_model(tmp_path / "run").values()])
-    ray = Trained(weights, tuple(record["cohort"] for record in records), tmp_path)
+    ray = Trained(weights, tuple(record["cohort"] for record in records), b"")
     assert_same_model(trained(*common, "runtime.shards=1"), ray)
 
 
@@ -110,15 +122,11 @@ def test_with_privacy_the_same_phones(trained: Callable[..., Trained], monkeypat
     assert one.cohorts == seven.cohorts
     assert len(set(one.cohorts)) > 1
     # both trainings begin at the same weights, so their first sums are the same integers
-    assert first_sum(one) == first_sum(seven)
+    assert one.first_sum == seven.first_sum != b""
     assert not np.array_equal(one.weights, seven.weights)
-
-
-def first_sum(run: Trained) -> str:
-    return next(e.sum_digest for e in Ledger.read(run.directory / LEDGER_FILE) if isinstance(e, Charged))
 
 
 def test_with_privacy_another_run_draws_other_phones(trained: Callable[..., Trained]) -> None:
     common = ("privacy=gaussian", "cohort.fraction=0.5", "runtime.engine=loop", "runtime.shards=1")
     one, two = trained(*common, "seeds=[4]"), trained(*common, "seeds=[5]")
-    assert first_sum(one) != first_sum(two)
+    assert one.first_sum != two.first_sum

@@ -67,7 +67,7 @@ def test_no_node_is_left(
     directory = tmp_path / "run"
     with monkeypatch.context() as patch:
         spoilt(patch, {0, 1}, raising)
-        with pytest.raises(RoundFailed, match="MemoryError: no room for this cohort") as failed:
+        with pytest.raises(RoundFailed, match="MemoryError") as failed:
             small_city.train(directory, "cohort.rounds=3", "runtime.shards=2")
     assert failed.value.code == "FL703"
     entries = Ledger.read(directory / LEDGER_FILE)

@@ -218,14 +218,14 @@ def test_a_damaged_checkpoint(small_city: SmallCity, stopped: Path) -> None:
 def test_no_run_there(small_city: SmallCity, tmp_path: Path, cli: Cli) -> None:
     refused(small_city, tmp_path, ResumeRefused, "FL702", "no run here")
     status, output = cli(["resume", str(tmp_path / "nowhere")])
-    assert status == 1
+    assert status == 2
     assert "error FL702" in output
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_overrides(stopped: Path, cli: Cli) -> None:
     status, output = cli(["resume", str(stopped), "cohort.rounds=9"])
-    assert status == 1
+    assert status == 2
     assert "error FL702: cohort.rounds=9" in output
 
 
@@ -286,11 +286,11 @@ def test_a_damaged_ledger(small_city: SmallCity, stopped: Path) -> None:
 
 
 def test_a_ledger_whose_last_charge_was_cut_off(small_city: SmallCity, stopped: Path) -> None:
-    """The chain is whole, but the checkpoint was released under a charge that is no longer there."""
+    """The chain is whole, but a charge that was made is no longer there."""
     path = stopped / LEDGER_FILE
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TRIGGER no_delete")
         last = connection.execute("SELECT max(sequence) FROM entries WHERE kind = 'charged'").fetchone()[0]
         connection.execute("DELETE FROM entries WHERE sequence >= ?", (last,))
     connection.close()
-    refused(small_city, stopped, ResumeRefused, "FL702", "published last")
+    refused(small_city, stopped, ResumeRefused, "FL702", "older copy")

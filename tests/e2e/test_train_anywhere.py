@@ -57,7 +57,7 @@ def test_a_second_command_shows_the_finished_run(elsewhere: Path, capsys: pytest
     assert main(["train", *SMALL, "run.dir=mine"]) == 0
     assert "finished; shown as it is" in " ".join(capsys.readouterr().out.split())
     assert (elsewhere / "mine" / "model.safetensors").read_bytes() == model
-    assert main(["train", *SMALL, "run.dir=mine", "cohort.rounds=3"]) == 1
+    assert main(["train", *SMALL, "run.dir=mine", "cohort.rounds=3"]) == 2
     assert "error FL701: run.dir=mine" in capsys.readouterr().err
 
 

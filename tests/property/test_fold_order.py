@@ -55,7 +55,6 @@ def test_grid_is_exact_in_any_order(data: st.DataObject, vectors: list[np.ndarra
     _, forward = fold_of(vectors, list(range(len(vectors))), Level.PHONE, True, ones)
     _, shuffled = fold_of(vectors, order, Level.PHONE, True, ones)
     assert forward.values.tobytes() == shuffled.values.tobytes()
-    assert forward.digest == shuffled.digest
     exact = [sum(int(vector[i]) for vector in vectors) * Fraction(STEP) for i in range(DIM)]
     assert [Fraction(value) for value in forward.values.tolist()] == exact
 
@@ -84,7 +83,7 @@ def test_grouping_into_cohorts_changes_nothing(data: st.DataObject, vectors: lis
     fold, sharded = fold_of(cohorts, list(range(shards)), Level.COHORT, True, counts)
     assert fold.accepted == shards
     assert sharded.count == phones.count == len(vectors)
-    assert sharded.digest == phones.digest
+    assert sharded.values.tobytes() == phones.values.tobytes()
 
 
 @settings(derandomize=True, deadline=None, max_examples=200)

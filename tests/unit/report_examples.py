@@ -35,6 +35,7 @@ from fedlearn.report.summary import (
     MetricResult,
     ModelKind,
     ModelRow,
+    Rejections,
     Setting,
     Summary,
     WallTime,
@@ -153,6 +154,7 @@ def summary(privacy: PrivacyRecord | None = None, **changes) -> Summary:
         ),
         "privacy": privacy,
         "digests": Digests("4be1d0c2" * 8, "90ac77f1" * 8, "17e5b3aa" * 8, "c0de0123" * 8),
+        "rejected": (Rejections(Reason.NOT_FINITE, 2),),
         "wall": (WallTime("data", 4.1), WallTime("calibrate", 2.0), WallTime("train", 21.7), WallTime("evaluate", 6.3)),
         "settings": (
             Setting("data", "city"),

@@ -128,12 +128,12 @@ def test_bad_input_is_refused_before_any_work(
 
 
 def test_resume_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["resume", str(tmp_path)]) == 1
+    assert main(["resume", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error FL702: ")
 
 
 def test_resume_takes_no_changed_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["resume", str(tmp_path), "cohort.rounds=5"]) == 1
+    assert main(["resume", str(tmp_path), "cohort.rounds=5"]) == 2
     assert "cohort.rounds=5" in capsys.readouterr().err
 
 
@@ -146,7 +146,7 @@ def test_init_copies_every_config(tmp_path: Path, capsys: pytest.CaptureFixture[
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.yaml")}
 
     assert content(mine) == content(packaged_configs())
-    assert main(["init", str(mine)]) == 1
+    assert main(["init", str(mine)]) == 2
     assert capsys.readouterr().err.startswith("error FL701: ")
 
 

@@ -103,7 +103,7 @@ def test_errors_and_foreign_records() -> None:
         return Message(RecordDict(), reply_to=message)
 
     first, second = answers(InProcessGrid(app, 2))
-    assert first.failure == "RuntimeError: out of memory"
+    assert first.failure == "RuntimeError", "the words of an exception may quote a phone's data"
     assert (second.failure, second.payload) == ("", b"")
 
 

@@ -17,7 +17,7 @@ from fedlearn.errors import (
     OutOfRange,
     UnknownSetting,
 )
-from fedlearn.lab.config import CityData, ExperimentConfig, to_plain
+from fedlearn.lab.config import CityData, CrossWozData, ExperimentConfig, to_plain
 from fedlearn.lab.configs import compose, experiments, groups, packaged_configs
 from fedlearn.lab.door import from_plain, load_yaml, save_yaml
 
@@ -114,7 +114,14 @@ WRONG: list[tuple[list[str], type[FedlearnError], str]] = [
     (["privacy.clip=0"], OutOfRange, "privacy.clip"),
     (["privacy.clip=-0.5"], OutOfRange, "privacy.clip"),
     (["privacy.clip=nan"], OutOfRange, "privacy.clip"),
-    (["privacy=none", "privacy.epsilon=3"], OutOfRange, "privacy.mode"),
+    (["privacy.epsilon=1e9"], OutOfRange, "privacy.epsilon"),
+    (["privacy.epsilon=null", "privacy.noise_multiplier=1e7"], OutOfRange, "privacy.noise_multiplier"),
+    (["seeds=[99999999999999999999999]"], OutOfRange, "seeds"),
+    (["run.name=a/b"], OutOfRange, "run.name"),
+    (["data.devices=20000", "privacy.delta=1e-3"], OutOfRange, "privacy.delta"),
+    (["data.devices=50", "privacy.delta=1e-3", "cohort.fraction=null", "cohort.size=51"], OutOfRange, "cohort.size"),
+    (["evaluation.metrics=[MRR,MRR]"], OutOfRange, "evaluation.metrics"),
+    (["~client"], ConfigError, "client"),
     (["privacy=none", "privacy.clip=0"], OutOfRange, "privacy.clip"),
     (["cohort.fraction=1.5"], OutOfRange, "cohort.fraction"),
     (["cohort.fraction=0"], OutOfRange, "cohort.fraction"),
@@ -189,3 +196,16 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_errors_of_bad_input_share_an_exit_status() -> None:
     assert issubclass(EmptyPopulation, DataError)
     assert issubclass(OutOfRange, ConfigError)
+
+
+def test_privacy_none_on_top_of_a_preset_drops_its_promise() -> None:
+    config = compose(["experiment=crosswoz_restaurants", "data.root=.", "privacy=none"])
+    assert (config.privacy.mode, config.privacy.epsilon, config.privacy.delta) == ("none", None, None)
+
+
+def test_where_the_data_lies_is_no_part_of_the_config_digest(tmp_path: Path) -> None:
+    here = compose(["experiment=crosswoz_restaurants", "data.root=."])
+    there = compose(["experiment=crosswoz_restaurants", f"data.root={tmp_path}"])
+    assert here.digest == there.digest
+    assert isinstance(here.data, CrossWozData)
+    assert Path(here.data.root).is_absolute(), "a run resumed from another folder must find its data"

@@ -66,7 +66,17 @@ def test_children_share_their_parents_hundred() -> None:
 
 @pytest.mark.parametrize(
     ("code", "status"),
-    [("FL101", 2), ("FL103", 2), ("FL203", 2), ("FL301", 1), ("FL501", 3), ("FL601", 3), ("FL701", 1), ("FL704", 130)],
+    [
+        ("FL101", 2),
+        ("FL103", 2),
+        ("FL203", 2),
+        ("FL301", 1),
+        ("FL501", 3),
+        ("FL601", 3),
+        ("FL701", 2),
+        ("FL703", 1),
+        ("FL704", 130),
+    ],
 )
 def test_exit_status_follows_the_code(code: str, status: int) -> None:
     kind = next(kind for kind in ALL if kind.code == code)

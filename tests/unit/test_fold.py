@@ -15,6 +15,7 @@ from fedlearn.errors import (
     ContributionRejected,
     MalformedMessage,
     MessageTooLarge,
+    OutOfRange,
     Reason,
     RoundFailed,
     VersionUnsupported,
@@ -299,3 +300,29 @@ def test_the_sum_is_kept_whatever_callers_do_to_their_arrays() -> None:
     first = fold.bounded_sum(0, CLIP)
     first.values[:] = 0.0
     np.testing.assert_array_equal(fold.bounded_sum(0, CLIP).values, before * STEP)
+
+
+def test_a_sum_that_f64_would_round_is_refused() -> None:
+    """One grid unit above 2^53 would come out as none: a phone could move the released sum by more than its clip."""
+    phones = 2**23 + 8
+    for units, exact in ((2**53, True), (2**53 + 1, False), (-(2**53) - 1, False)):
+        fold = Fold(COHORT_GRID)
+        made = contribution(COHORT_GRID, [units, 0, 0], phones)
+        assert fold.offer(lambda made=made: made, phones) is made
+        if exact:
+            assert fold.bounded_sum(0, CLIP).values[0] == 2.0**23
+        else:
+            with pytest.raises(OutOfRange, match=r"2\^53"):
+                fold.bounded_sum(0, CLIP)
+
+
+def test_int64_never_wraps() -> None:
+    """Three vectors within their bounds whose sum is past 2^63; added blindly, it comes out negative."""
+    units, phones = 3 * 2**60, 3 * 2**30
+    fold = Fold(COHORT_GRID)
+    made = [contribution(COHORT_GRID, [units, 0, 0], phones) for _ in range(3)]
+    added = [fold.offer(lambda one=one: one, phones) is not None for one in made]
+    assert added == [True, False, False]
+    assert fold.rejected == {Reason.OVER_COUNT: 2}
+    codec = codec_by_name("grid64")
+    assert codec.add(codec.add(made[0].values, made[1].values), made[2].values)[0] < 0

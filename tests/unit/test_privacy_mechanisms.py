@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import math
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -104,6 +108,61 @@ def test_a_charge_pays_once() -> None:
     mechanism.release(bounded, charge_for(bounded))
     with pytest.raises(ChargeMismatch, match="used before"):
         mechanism.release(bounded, charge_for(bounded))
+
+
+def test_a_charge_pays_once_across_mechanism_objects() -> None:
+    bounded = zeros()
+    GaussianMechanism(1.5, 50.0).release(bounded, charge_for(bounded))
+    for charge in (charge_for(bounded), charge_for(bounded, identity=12)):
+        with pytest.raises(ChargeMismatch, match="used before"):
+            GaussianMechanism(1.5, 50.0).release(bounded, charge)
+
+
+@pytest.mark.parametrize("objects", [1, 8])
+def test_a_charge_pays_once_across_threads(objects: int) -> None:
+    """All eight wait inside the sum's digest, so that they come to the claim together."""
+    barrier = Barrier(8, timeout=60)
+
+    class Slow(BoundedSum):
+        @property
+        def digest(self) -> str:
+            barrier.wait()
+            return BoundedSum.digest.fget(self)
+
+    plain = zeros()
+    slow = Slow(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)})
+    mechanisms = [GaussianMechanism(1.5, 50.0) for _ in range(objects)]
+
+    def release(number: int) -> bool:
+        try:
+            mechanisms[number % objects].release(slow, charge_for(plain))
+        except ChargeMismatch:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(release, range(8))) == 1
+
+
+def test_equal_sums_have_different_digests() -> None:
+    """The digest is stored for ever; were it a function of the sum, it would tell who was in it."""
+    one, two = zeros(), zeros()
+    assert one.values.tobytes() == two.values.tobytes()
+    assert one.digest == one.digest
+    assert one.digest != two.digest
+    public = struct.pack("<qdd", one.step, one.grid_step, one.l2_sensitivity) + one.values.tobytes()
+    for guess in (public, bytes(32) + public):
+        assert hashlib.sha256(guess).hexdigest() != one.digest
+    assert hashlib.sha256(one.blind + public).hexdigest() == one.digest
+    assert len(one.blind) == 32
+    assert one.blind != two.blind
+    assert "blind" not in repr(one)
+
+
+def test_a_charge_does_not_pay_for_an_equal_sum() -> None:
+    one, two = zeros(), zeros()
+    with pytest.raises(ChargeMismatch, match="another sum"):
+        GaussianMechanism(1.5, 50.0).release(two, charge_for(one))
 
 
 def test_a_charge_is_used_up_even_if_the_draw_fails() -> None:

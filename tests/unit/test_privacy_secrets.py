@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedlearn.errors import OutOfRange, PrivacyError, ResumeRefused
+from fedlearn.privacy import secrets as module
+from fedlearn.privacy.sampling import KEY_BYTES
 from fedlearn.privacy.secrets import SecretStore
 
 
@@ -47,6 +50,71 @@ def test_destroyed_means_gone(tmp_path: Path) -> None:
     assert not list((tmp_path / "sampling").iterdir())
     with pytest.raises(ResumeRefused, match="sampling key"):
         store.load("run-1")
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def killed_in(owner: object, name: str, occurrence: int, patch: pytest.MonkeyPatch) -> None:
+    """End the process at the given call, before it does anything."""
+    real, calls = getattr(owner, name), []
+
+    def call(*arguments: object, **named: object) -> object:
+        calls.append(arguments)
+        if len(calls) == occurrence + 1:
+            raise Killed
+        return real(*arguments, **named)
+
+    patch.setattr(owner, name, call)
+
+
+DESTROYING = [
+    (Path, "rename", 0),
+    (module, "sync_directory", 0),
+    (os, "write", 0),
+    (os, "fsync", 1),
+    (Path, "unlink", 0),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "occurrence"), DESTROYING)
+def test_killed_while_it_destroys(tmp_path: Path, owner: object, name: str, occurrence: int) -> None:
+    """The key is whole or gone, never damaged, and nothing of it stays."""
+    store = SecretStore(tmp_path)
+    key = store.load_or_create("run-1")
+    with pytest.MonkeyPatch.context() as patch:
+        killed_in(owner, name, occurrence, patch)
+        with pytest.raises(Killed):
+            store.destroy("run-1")
+    path = tmp_path / "sampling" / "run-1.key"
+    assert not path.exists() or store.load("run-1") == key
+    store.destroy("run-1")
+    assert not list(path.parent.iterdir())
+
+
+CREATING = [(os, "write", 0), (os, "fsync", 0), (Path, "hardlink_to", 0), (Path, "unlink", 0)]
+
+
+@pytest.mark.parametrize(("owner", "name", "occurrence"), CREATING)
+def test_killed_while_it_creates(tmp_path: Path, owner: object, name: str, occurrence: int) -> None:
+    store = SecretStore(tmp_path)
+    other = store.load_or_create("run-1.key.0123456789abcdef")  # its files begin as those of run-1 do
+    directory = tmp_path / "sampling"
+    with pytest.MonkeyPatch.context() as patch:
+        killed_in(owner, name, occurrence, patch)
+        if name != "unlink":  # what a kill leaves undone, an exception would do
+            patch.setattr(Path, "unlink", lambda self: None)
+        with pytest.raises(Killed):
+            store.load_or_create("run-1")
+    assert len(list(directory.glob(".run-1.key.*"))) == 1
+    before = store.load("run-1") if (directory / "run-1.key").exists() else None
+    store.hold("run-1").close()
+    assert not list(directory.glob(".*"))
+    key = store.load_or_create("run-1")
+    assert before is None or key == before  # a second name of the live key is removed, not overwritten
+    assert len(key.reveal()) == KEY_BYTES
+    assert store.load("run-1.key.0123456789abcdef") == other
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 31, b"x" * 33, bytes(32)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlearn.errors import LedgerError, Reason, ResumeRefused, RoundFailed
+from fedlearn.errors import LedgerError, LedgerLocked, OutOfRange, Reason, ResumeRefused, RoundFailed
 from fedlearn.ledger import LEDGER_FILE, Charged, Committed, Ledger, Reserved, Voided
 from fedlearn.privacy import mechanisms
 from fedlearn.privacy.secrets import SecretStore
+from fedlearn.privacy.tally import Tally
 from fedlearn.task import CohortReply, RoundTask
 from fedlearn.wire import encode_reply
 from fedlearn_server import checkpoint
@@ -192,7 +194,7 @@ def test_no_usable_node(directory: Path) -> None:
     job = town.make_job(directory)
     bad = town.Nodes([town.failing, lambda task: b"garbage"])
     for attempt in (1, 2):
-        with pytest.raises(RoundFailed, match=r"step 0.*ZeroDivisionError: a bug in the node") as failed:
+        with pytest.raises(RoundFailed, match=r"step 0.*ZeroDivisionError") as failed:
             town.train(job, bad)
         assert failed.value.code == "FL703"
         assert "malformed: 1" in str(failed.value)
@@ -227,7 +229,7 @@ def test_the_key_is_destroyed_at_the_end(directory: Path) -> None:
 
 # --- the order of durable operations --------------------------------------------------------------------------------
 
-POINTS = ("reserve", "push", "charge", "draw", "observe", "publish", "commit", "destroy", "model")
+POINTS = ("record", "reserve", "push", "charge", "draw", "observe", "publish", "commit", "destroy", "model")
 
 
 class Crash(BaseException):
@@ -280,6 +282,7 @@ def tracer(monkeypatch: pytest.MonkeyPatch) -> Tracer:
     traced(Ledger, "commit", "commit")
     traced(InProcessGrid, "push_messages", "push")
     traced(SecretStore, "destroy", "destroy")
+    traced(Tally, "record", "record")
     real_normal, real_write = mechanisms.standard_normal, checkpoint.write_durably
 
     def normal(*arguments: object) -> np.ndarray:
@@ -313,6 +316,12 @@ def process(job, tracer: Tracer, nodes) -> bool:
     return True
 
 
+def tally(directory: Path) -> list[str]:
+    """Return what is recorded outside the run directory."""
+    with SecretStore().hold("run") as held:
+        return list(held.digests)
+
+
 def check_from_outside(directory: Path, tracer: Tracer) -> None:
     """The ledger shows at least what was released, and nothing was released twice."""
     if not (directory / LEDGER_FILE).exists():
@@ -321,7 +330,8 @@ def check_from_outside(directory: Path, tracer: Tracer) -> None:
         return
     charges = {entry.sequence: entry for entry in entries(directory, Charged)}
     commits = entries(directory, Committed)
-    assert tracer.draws <= len(charges) <= ROUNDS
+    assert tracer.draws <= len(tally(directory)) <= len(charges) <= ROUNDS
+    assert tally(directory) == [entry.sum_digest for entry in charges.values()][: len(tally(directory))]
     ids = [charge for _, charge, _ in tracer.published]
     assert len(ids) == len(set(ids)), "two releases under one charge"
     steps = [step for step, _, _ in tracer.published]
@@ -338,8 +348,8 @@ def check_from_outside(directory: Path, tracer: Tracer) -> None:
 def test_order_in_a_round(directory: Path, tracer: Tracer) -> None:
     nodes = town.Nodes([town.good, town.good])
     assert process(town.make_job(directory), tracer, nodes)
-    one_round = ["reserve", "push", "push", "charge", "draw", "observe", "publish", "commit"]
-    assert tracer.trace == [*one_round * ROUNDS, "destroy", "model"]
+    one_round = ["reserve", "push", "push", "charge", "record", "draw", "observe", "publish", "commit"]
+    assert tracer.trace == ["record", *one_round * ROUNDS, "destroy", "model"]
     check_from_outside(directory, tracer)
     assert [step for step, _, _ in tracer.published] == [1, 2, 3]
 
@@ -359,6 +369,8 @@ def test_without_privacy_nothing_is_paid(directory: Path, tracer: Tracer) -> Non
 def test_a_crash_anywhere(directory: Path, tracer: Tracer, point: str, occurrence: int, moment: str) -> None:
     if point in {"destroy", "model"} and occurrence:
         occurrence = 0
+    if point == "record":
+        occurrence += 1  # the first one is no charge's, but the check at open
     job = town.make_job(directory)
     tracer.arm(point, occurrence, moment)
     before, after = town.Nodes([town.good]), town.Nodes([town.good])
@@ -369,10 +381,7 @@ def test_a_crash_anywhere(directory: Path, tracer: Tracer, point: str, occurrenc
         assert process(job, tracer, after)
     check_from_outside(directory, tracer)
     lost = len(entries(directory, Charged)) - len(entries(directory, Committed))
-    wasted = (point, moment) in {("charge", "after"), ("draw", "before"), ("draw", "after"), ("observe", "before")} or (
-        point,
-        moment,
-    ) in {("observe", "after"), ("publish", "before")}
+    wasted = point in {"record", "draw", "observe"} or (point, moment) in {("charge", "after"), ("publish", "before")}
     assert lost == wasted
     assert len(tracer.published) == ROUNDS - lost
     assert load_model(directory)
@@ -455,6 +464,119 @@ def test_a_checkpoint_that_the_ledger_does_not_know(directory: Path, tracer: Tra
             town.train(job, town.Nodes([town.good]))
     path.write_bytes(content)
     assert len(town.train(job, town.Nodes([town.good]))) == 1
+
+
+# --- copies, backups, and what is left when a run ends ----------------------------------------------------------------
+
+
+def stopped_in(directory: Path, tracer: Tracer, round_number: int, rounds: int = 6):
+    """Return a training, and its nodes, that was ended when it asked for that round (from 0) of this process."""
+    job, nodes = town.make_job(directory, rounds=rounds), town.Nodes([town.good])
+    tracer.arm("reserve", round_number, "before")
+    assert not process(job, tracer, nodes)
+    tracer.crash_at = None
+    return job, nodes
+
+
+def test_a_run_directory_that_was_set_back_is_refused(directory: Path, tmp_path: Path, tracer: Tracer) -> None:
+    job, _ = stopped_in(directory, tracer, 2)
+    shutil.copytree(directory, tmp_path / "backup")
+    stopped_in(directory, tracer, 2)
+    shutil.copytree(directory, tmp_path / "newest")
+    shutil.rmtree(directory)
+    shutil.copytree(tmp_path / "backup", directory)
+    draws, nodes = tracer.draws, town.Nodes([town.good])
+    with pytest.raises(ResumeRefused, match=r"4 charges were made .*older copy.*start a new run"):
+        town.train(job, nodes)
+    assert (tracer.draws, nodes.tasks) == (draws, [])
+    shutil.rmtree(directory)
+    shutil.copytree(tmp_path / "newest", directory)
+    assert len(town.train(job, town.Nodes([town.good]))) == 2
+    assert tracer.draws == len(entries(directory, Charged)) == 6
+
+
+def test_of_two_copies_one_goes_on(directory: Path, tmp_path: Path, tracer: Tracer) -> None:
+    job, _ = stopped_in(directory, tracer, 1)
+    shutil.copytree(directory, tmp_path / "copy")
+    copy = replace(job, directory=tmp_path / "copy")
+    town.train(copy, town.Nodes([town.good]))
+    for late in (job, replace(job, directory=shutil.copytree(directory, tmp_path / "again"))):
+        with pytest.raises(ResumeRefused, match="6 charges"):
+            town.train(late, town.Nodes([town.good]))
+    assert tracer.draws == 6
+
+
+def test_copies_whose_last_charges_were_not_drawn_for(directory: Path, tmp_path: Path, tracer: Tracer) -> None:
+    """Both hold as many charges as were recorded; the one that the recorded ones are not in is refused."""
+    job, _ = stopped_in(directory, tracer, 1)
+    copy = replace(job, directory=shutil.copytree(directory, tmp_path / "copy"))
+    tracer.arm("record", 1, "before")
+    assert not process(job, tracer, town.Nodes([town.good]))
+    tracer.arm("record", 1, "after")
+    assert not process(copy, tracer, town.Nodes([town.good]))
+    tracer.crash_at = None
+    assert len(entries(directory, Charged)) == len(entries(copy.directory, Charged)) == 2
+    with pytest.raises(ResumeRefused, match="went its own way"):
+        town.train(job, town.Nodes([town.good]))
+    town.train(copy, town.Nodes([town.good]))
+
+
+def test_two_copies_at_once(directory: Path, tmp_path: Path, tracer: Tracer) -> None:
+    job, _ = stopped_in(directory, tracer, 1)
+    copy = replace(job, directory=shutil.copytree(directory, tmp_path / "copy"))
+    refused = []
+
+    def observe(outcome: RoundOutcome) -> None:
+        with pytest.raises(LedgerLocked, match="another process") as found:
+            town.train(copy, town.Nodes([town.good]))
+        refused.append(found.value.code)
+
+    town.train(job, town.Nodes([town.good]), observe)
+    assert refused == ["FL601"] * 5
+    assert len(entries(copy.directory, Charged)) == 1
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_that_spent_is_not_begun_anew(directory: Path, tracer: Tracer, finished: bool) -> None:
+    job, _ = stopped_in(directory, tracer, 3)
+    if finished:
+        town.train(job, town.Nodes([town.good]))
+    spent = len(entries(directory, Charged))
+    for path in directory.iterdir():
+        path.unlink()
+    with pytest.raises(ResumeRefused, match=f"{spent} charges were made.*ledger is gone"):
+        town.train(job, town.Nodes([town.good]))
+    assert not list(directory.iterdir())
+
+
+def test_a_lost_key_is_not_replaced_once_anything_was_reserved(directory: Path, tracer: Tracer) -> None:
+    """Also where the next attempt itself was not announced yet."""
+    job, _ = stopped_in(directory, tracer, 2)
+    SecretStore().destroy(job.run_id)
+    with pytest.raises(ResumeRefused, match="sampling key"):
+        town.train(job, town.Nodes([town.good]))
+
+
+def test_without_a_step_left_no_key_is_needed(directory: Path, tracer: Tracer) -> None:
+    """As after a kill inside the destruction of the key; likewise where every planned charge is spent."""
+    job = town.make_job(directory)
+    tracer.arm("publish", 1, "before")  # one charge is lost, so the last one is spent before the last step
+    assert not process(job, tracer, town.Nodes([town.good]))
+    tracer.arm("destroy", 0, "after")
+    assert not process(job, tracer, town.Nodes([town.good]))
+    tracer.crash_at = None
+    assert not (directory / MODEL_FILE).exists()
+    assert town.train(job, town.Nodes([town.good])) == []
+    assert load_model(directory)
+    assert not list((directory.parent / "state").rglob("*.key*"))
+
+
+def test_a_population_whose_exact_sum_has_no_room(directory: Path) -> None:
+    job = town.make_job(directory)
+    with pytest.raises(OutOfRange, match="does not fit the grid"):
+        replace(job, population=2**32)
+    replace(job, population=2**31)
+    replace(job, population=2**32, plan=None)
 
 
 def test_another_model_in_the_checkpoint(directory: Path) -> None:

@@ -52,7 +52,9 @@ def main(arguments: Sequence[str]) -> int:
         with searching_first(given) as rest:
             sys.argv = ["fedlearn train", *options_first(at_root(rest))]
             _hydra_main()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, FedlearnError):
+            raise
         cause = error.__cause__
         if isinstance(cause, FedlearnError):
             raise cause from error

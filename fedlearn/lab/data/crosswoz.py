@@ -67,7 +67,7 @@ class CrossWoz:
         """Task, split, negatives and tie rule of results on this data set."""
         return TaskProtocol(
             task=f"B1 chat-zh, CrossWOZ -> {self.domain}",
-            split=f"{self.file}, five folds by dialogue",
+            split=self.file,
             negatives="full ranking over all items of the domain",
             tie_rule="ties count against the positive",
         )
