@@ -17,6 +17,7 @@ from fedlearn.errors import DataError, EmptyPopulation
 from fedlearn.features import CatalogueIndex, make_query
 from fedlearn.features.store import QueryStore, QueryStoreWriter
 from fedlearn.files import cache_directory
+from fedlearn.lab.code import code_digest
 from fedlearn.lab.config import CityData, DataConfig
 from fedlearn.lab.dataset import SessionDataset
 from fedlearn.lab.feature_table import FeatureTable
