@@ -19,7 +19,7 @@ from fedlearn.lab import central
 from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.dataset import OracleDataset
 from fedlearn.lab.evaluation import ranks
-from fedlearn.lab.feature_table import AveragedTable, FeatureTable, QueryOf, block
+from fedlearn.lab.feature_table import FeatureTable, QueryOf, block
 from fedlearn.lab.prepare import Prepared, Split
 from fedlearn.lab.registry import build_model
 from fedlearn.models.base import Model, Parameters, unflatten
@@ -61,7 +61,6 @@ CENTRAL = "central, same features"
 CENTRAL_POPULARITY = "central, with popularity"
 CENTRAL_NO_CHOICES = "central, without other apps"
 CENTRAL_PLACEBO = "central, placebo source"
-CENTRAL_AVERAGE = "central, average choices"
 CENTRAL_SHUFFLED = "central, shuffled chat"
 ORACLE = "oracle"
 TRUTH = "truth oracle"
@@ -120,9 +119,6 @@ def _source_controls(
         return
     placebo = FeatureTable(_with_choices_of(prepared, donors), prepared.index, config.features.sources)
     yield ranked(CENTRAL_PLACEBO, "another user's choices", _central(config, prepared, split, placebo))
-    if len(split.train):
-        average = AveragedTable.over(placebo, "choices", split.train)
-        yield ranked(CENTRAL_AVERAGE, "the placebo's baseline", _central(config, prepared, split, average))
     if "chat" in sources:
         shuffled = FeatureTable(_with_chat_of(prepared, donors), prepared.index, config.features.sources)
         yield ranked(CENTRAL_SHUFFLED, "another user's messages", _central(config, prepared, split, shuffled))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.engine.population import FeatureSource
-from fedlearn.features import FEATURES, CatalogueIndex, Query, feature_mask, match_all
-from fedlearn.types import I64
+from fedlearn.features import CatalogueIndex, Query, feature_mask, match_all
 
 CACHE_BYTES = 1 << 30
 QueryOf = Callable[[int], Query]
@@ -32,7 +30,6 @@ class FeatureTable:
         self._query_of = query_of
         self._index = index
         self._columns = np.flatnonzero(feature_mask(tuple(sources)))
-        self.specs = tuple(FEATURES[column] for column in self._columns)
         self._kept: dict[int, NDArray[np.float32]] = {}
         self._room = cache_bytes // max(4 * index.n * len(self._columns), 1)
 
@@ -49,43 +46,6 @@ class FeatureTable:
             if len(self._kept) < self._room:
                 self._kept[row] = found
         return found
-
-
-@dataclass(frozen=True)
-class AveragedTable:
-    """A table in which what one source says is replaced by what it says on average.
-
-    It holds what that source tells about everybody and nothing about anyone: the baseline of a placebo.
-
-    Args:
-        table: the table to average.
-        columns: bool[d], columns of the source.
-        mean: f32[N, columns], their mean.
-    """
-
-    table: FeatureTable
-    columns: NDArray[np.bool_]
-    mean: NDArray[np.float32]
-
-    @staticmethod
-    def over(table: FeatureTable, source: str, rows: I64) -> AveragedTable:
-        """Average the columns that need ``source`` over ``rows``, at least one."""
-        columns = np.array([source in spec.needs for spec in table.specs])
-        total = np.zeros((len(table.features(int(rows[0]))), int(columns.sum())))
-        for row in rows:
-            total += table.features(int(row))[:, columns]
-        return AveragedTable(table, columns, (total / len(rows)).astype(np.float32))
-
-    @property
-    def width(self) -> int:
-        """d, the number of columns."""
-        return self.table.width
-
-    def features(self, row: int) -> NDArray[np.float32]:
-        """Return f32[N, d] of one session."""
-        features = self.table.features(row).copy()
-        features[:, self.columns] = self.mean
-        return features
 
 
 def block(source: FeatureSource, rows: Iterable[int]) -> NDArray[np.float32]:

@@ -97,9 +97,9 @@ def prepare_dataset(dataset: SessionDataset) -> Prepared:
         DataError: what the data set raises.
     """
     index = CatalogueIndex.build(dataset.catalogue)
-    folder = (
-        cache_directory() / "populations" / hashlib.sha256(f"{dataset.digest}/{index.digest}".encode()).hexdigest()[:32]
-    )
+    # the code is in the name too: a Query made by other code is another Query
+    name = hashlib.sha256(f"{dataset.digest}/{index.digest}/{code_digest()}".encode()).hexdigest()[:32]
+    folder = cache_directory() / "populations" / name
     try:
         store = QueryStore.open(folder, index)
     except DataError:

@@ -220,7 +220,7 @@ def _lifts(board: Scoreboard, headline: str, metric: str) -> tuple[Lift, ...]:
     wanted = (
         ("over popularity", headline, c.POPULARITY, Expectation.POSITIVE),
         ("other apps' signals", c.CENTRAL, c.CENTRAL_NO_CHOICES, Expectation.POSITIVE),
-        ("placebo source (another user's choices)", c.CENTRAL_PLACEBO, c.CENTRAL_AVERAGE, Expectation.ZERO),
+        ("placebo source (another user's choices)", c.CENTRAL_PLACEBO, c.CENTRAL_NO_CHOICES, Expectation.ZERO),
         ("own chat over shuffled chat", c.CENTRAL, c.CENTRAL_SHUFFLED, Expectation.POSITIVE),
         ("federated against central, same features", headline, c.CENTRAL, Expectation.OPEN),
         ("the price of privacy", headline, NO_PRIVACY, Expectation.OPEN),
