@@ -6,7 +6,7 @@
     class TestMyMetric(MetricConformance):
         def metric(self) -> Metric: ...
 
-Models have ``fedlearn.models.conformance.ModelConformance``.
+Models have ``fedlearn.engine.conformance.ModelConformance``.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Model(Protocol):
 
     ``loss`` is written for ONE phone's minibatch; the engines add the client axis. It must use out-of-place torch
     operations that ``torch.func.vmap`` and ``torch.func.grad`` accept, draw no random numbers, and read no state.
-    ``fedlearn.models.conformance.ModelConformance`` tests all of it.
+    ``fedlearn.engine.conformance.ModelConformance`` tests all of it.
     """
 
     @property

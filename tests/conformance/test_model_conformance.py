@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from fedlearn.engine.conformance import ModelConformance
 from fedlearn.models import ClientExamples, MatchModel, Model
-from fedlearn.models.conformance import ModelConformance
 from fedlearn.models.two_tower import TwoTowerModel
 
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from fedlearn.cli import main
+from fedlearn.engine.conformance import ModelConformance
 from fedlearn.lab.config import ModelConfig, PluginData
 from fedlearn.lab.conformance import DatasetConformance, MetricConformance
 from fedlearn.lab.dataset import SessionDataset
 from fedlearn.lab.evaluation import Metric
 from fedlearn.lab.registry import build_dataset, build_metric, build_model
 from fedlearn.models import ClientExamples, Model
-from fedlearn.models.conformance import ModelConformance
 
 SOURCE = Path(__file__).parents[1] / "example_plugin"
 TRAIN = [
