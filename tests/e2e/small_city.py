@@ -15,7 +15,11 @@ from fedlearn.lab import compose
 from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.run import TrainedRun, resume, train
 
-COMMAND = "import sys; from fedlearn.cli import main; sys.exit(main())"
+# A job in the background of a script starts with SIGINT ignored; these processes must hear it wherever tests run.
+COMMAND = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from fedlearn.cli import main; sys.exit(main())"
+)
 SMALL = (
     "experiment=city_quick",
     "data.devices=60",
