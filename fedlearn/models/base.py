@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.errors import ConfigError
-from fedlearn.types import F64, I64
+from fedlearn.types import F64
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,13 +134,3 @@ def unflatten(vector: NDArray[Any], like: Parameters) -> Parameters:
 def parameter_count(parameters: Parameters) -> int:
     """Return d, the number of weights."""
     return sum(array.size for array in parameters.values())
-
-
-def touched_rows(model: Model, columns: Columns) -> Mapping[str, I64] | None:
-    """Return the table rows that one phone's examples name, sorted and unique, or None for a dense model."""
-    if not model.row_columns:
-        return None
-    return {
-        table: np.unique(np.concatenate([columns[name].ravel() for name in names]).astype(np.int64))
-        for table, names in model.row_columns.items()
-    }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fedlearn.privacy.events import NeighboringRelation, PoissonGaussian, Unit
-from fedlearn.privacy.grid import from_grid, grid_step, to_grid, within_l2
+from fedlearn.privacy.grid import from_grid, grid_step, to_grid
 from fedlearn.privacy.mechanisms import GaussianMechanism, Mechanism, unprotected_mean
-from fedlearn.privacy.plan import PrivacyPlan, PrivacySettings, caveat, guarantee_sentence, make_plan
+from fedlearn.privacy.plan import PrivacyPlan, PrivacySettings, make_plan
 from fedlearn.privacy.sampling import RoundKey, SamplingKey, included
 from fedlearn.privacy.secrets import SecretStore
 
@@ -20,13 +20,10 @@ __all__ = [
     "SamplingKey",
     "SecretStore",
     "Unit",
-    "caveat",
     "from_grid",
     "grid_step",
-    "guarantee_sentence",
     "included",
     "make_plan",
     "to_grid",
     "unprotected_mean",
-    "within_l2",
 ]

@@ -10,7 +10,6 @@ from fractions import Fraction
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedlearn.errors import OutOfRange
 from fedlearn.types import F64, I64
@@ -92,30 +91,6 @@ def from_grid(grid: I64, step: float) -> F64:
         raise OutOfRange("grid: a sum exceeds 2^53 steps and is not exact in f64; use a smaller cohort.")
     exact: F64 = grid.astype(np.float64) * step
     return exact
-
-
-def within_l2(grid: I64, step: float, l2_bound: float) -> NDArray[np.bool_]:
-    """Decide exactly, in integers, whether each vector's L2 norm is at most ``l2_bound``.
-
-    Args:
-        grid: i64[..., d] from ``to_grid``, each entry at most 2^32 - 1 in magnitude to be accepted.
-        step: power of two, from ``grid_step``.
-        l2_bound: in model units, >= 0.
-
-    Returns:
-        bool[...]: sum of squares <= (l2_bound / step)^2, without rounding. False where an entry is over 2^32 - 1.
-    """
-    _require_power_of_two(step)
-    limit = math.floor((Fraction(l2_bound) / Fraction(step)) ** 2)
-    small = np.asarray((np.abs(grid.astype(np.float64)) < 2.0**32).all(axis=-1))
-    magnitude = np.abs(np.where(small[..., None], grid, 0)).astype(np.uint64)
-    squares = magnitude * magnitude  # < 2^64: exact
-    # Two 32-bit halves, summed apart, cannot overflow below 2^32 coordinates.
-    high = (squares >> np.uint64(32)).sum(axis=-1, dtype=np.uint64)
-    low = (squares & _LOW_WORD).sum(axis=-1, dtype=np.uint64)
-    totals = ((int(h) << 32) + int(w) for h, w in zip(np.ravel(high), np.ravel(low), strict=True))
-    inside = np.fromiter((total <= limit for total in totals), dtype=np.bool_, count=high.size)
-    return inside.reshape(high.shape) & small
 
 
 def _require_power_of_two(step: float) -> None:

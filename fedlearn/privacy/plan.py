@@ -1,4 +1,4 @@
-"""From settings to ONE plan object: sampling, clip, noise, what it spends, and what that means in words."""
+"""From settings to ONE plan object: sampling, clip, noise, and what it spends."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from fedlearn.privacy.grid import grid_step
 MECHANISM: Final = "gaussian"
 SAMPLING: Final = "Poisson: one independent secret draw per device and step"
 CONVERSION: Final = "PLD, pessimistic, losses on a grid of 1e-4 (dp-accounting)"
-SMALLEST_PUBLISHABLE_POPULATION: Final = 1000
-CAVEAT: Final = "compares methods; not a guarantee to publish"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +75,6 @@ class PrivacyPlan:
         """What one release spends."""
         return PoissonGaussian(self.noise_multiplier, self.sampling_probability)
 
-    @property
-    def noise_std(self) -> float:
-        """Std of the noise in each coordinate of the released mean, in model units."""
-        return self.noise_multiplier * self.l2_clip_norm / self.denominator
-
-    def if_all_published(self, models: int) -> float:
-        """Return epsilon at the plan's delta if ``models`` >= 1 models, each made by this plan, were published."""
-        return epsilon([(self.event, self.steps * models)], self.delta)
-
 
 def make_plan(settings: PrivacySettings, *, population: int, rounds: int, cohort: float) -> PrivacyPlan:
     """Check the settings, calibrate, and return the plan.
@@ -127,42 +116,6 @@ def make_plan(settings: PrivacySettings, *, population: int, rounds: int, cohort
     )
 
 
-def caveat(population: int, delta: float) -> str:
-    """Return the warning that every output of a small population carries, or "" where none is due.
-
-    Args:
-        population: devices.
-        delta: of the guarantee.
-    """
-    if population < SMALLEST_PUBLISHABLE_POPULATION or delta > 1 / (10 * population):
-        return CAVEAT
-    return ""
-
-
-def guarantee_sentence(plan: PrivacyPlan, *, spent_epsilon: float | None = None, charges: int | None = None) -> str:
-    """Say in one paragraph what the plan protects, from whom, and on whose word.
-
-    Args:
-        plan: the plan that was executed.
-        spent_epsilon: what the ledger shows, at the plan's delta; None before a run, then the plan's own figure.
-        charges: releases the ledger shows as charged; None before a run.
-    """
-    figure = plan.certified_epsilon if spent_epsilon is None else spent_epsilon
-    releases = plan.steps if charges is None else charges
-    sentence = (
-        f"User-level differential privacy, epsilon {_round_up(figure)} at delta {plan.delta:g}: adding or removing one "
-        f"{plan.unit} changes the probability of any outcome of the released models by at most a factor "
-        f"e^{_round_up(figure)}, up to delta. It holds for {releases} releases of a sum clipped to "
-        f"{plan.l2_clip_norm:g} per {plan.unit} with Gaussian noise of multiplier {plan.noise_multiplier:g}, each over "
-        f"a cohort drawn with probability {plan.sampling_probability:g} ({plan.sampling}); accounted by "
-        f"{plan.conversion}. It trusts whoever runs the nodes to clip and to sample, and the server to add the noise "
-        "and keep the cohort secret. The noise is drawn by a floating-point sampler, not an exact one. "
-        f"It protects one {plan.unit}, not a person with two, nor the people written about."
-    )
-    warning = caveat(plan.population, plan.delta)
-    return f"{sentence} At {plan.population} devices and this delta it {warning}." if warning else sentence
-
-
 def _check_sizes(population: int, rounds: int, cohort: float) -> None:
     if isinstance(population, bool) or not isinstance(population, int) or population < 1:
         raise OutOfRange(f"population={population!r}: must be an integer >= 1.")
@@ -194,8 +147,3 @@ def _check_settings(settings: PrivacySettings, population: int) -> None:
             "anything; use more noise, or privacy=none and say so."
         )
     grid_step(settings.l2_clip_norm)  # refuses a clip norm that is not finite and > 0
-
-
-def _round_up(value: float) -> str:
-    """Format with at most four decimals, rounded up: a printed epsilon never under-states."""
-    return f"{math.ceil(value * 1e4) / 1e4:g}"

@@ -206,6 +206,7 @@ def default_unprotected() -> tuple[str, ...]:
         "The realised inclusion frequency, the wall times, and the times in the ledger.",
         "The controls: models trained on the same devices without noise, in memory and below controls/.",
         "Whatever a tracker was sent: the same figures per round.",
+        "A person with two devices, the sharers of one, and the people written about: the unit is one device.",
     )
 
 

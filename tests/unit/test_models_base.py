@@ -10,7 +10,6 @@ import pytest
 
 from fedlearn.errors import ConfigError, OutOfRange
 from fedlearn.models import ClientExamples, MatchModel, flatten, parameter_schema, unflatten
-from fedlearn.models.base import touched_rows
 from fedlearn.models.two_tower import TwoTowerModel
 
 
@@ -66,15 +65,6 @@ def test_match_refuses_bad_settings() -> None:
 
 def test_two_tower_fixture_has_44k_weights() -> None:
     assert flatten(TwoTowerModel().initial(0)).size == 44_112
-
-
-def test_touched_rows() -> None:
-    columns = {"items": np.array([[3, 1], [3, 2]]), "terms": np.array([[7], [7]])}
-    touched = touched_rows(TwoTowerModel(), columns)
-    assert touched is not None
-    assert touched["item_rows"].tolist() == [1, 2, 3]
-    assert touched["term_rows"].tolist() == [7]
-    assert touched_rows(MatchModel(3), columns) is None
 
 
 def test_what_a_phone_imports_needs_no_torch() -> None:
