@@ -241,7 +241,7 @@ def default_assurances(
         word=(
             "The ledger is complete and this run's own: its entries are chained, not yet signed.",
             "The node clipped as it says, and the server added the noise it was charged for, after the charge.",
-            "No node's failure depended on a device's data, and neither did the split into folds.",
+            "No node's failure depended on a device's data; the split into folds is taken as public.",
             "What choosing the settings on these devices spent, if they were: it is not counted here.",
             "Each inclusion was its own secret draw; the keys of sampling and noise came from the operating system "
             "and were shown to nobody.",
