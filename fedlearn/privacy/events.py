@@ -258,13 +258,13 @@ def _body(event: Event) -> dict[str, object]:
 
 
 def _event(body: object) -> Event:
-    if not isinstance(body, Mapping) or body.get("kind") not in _KINDS:
-        kind = body.get("kind") if isinstance(body, Mapping) else None
+    kind = body.get("kind") if isinstance(body, Mapping) else None
+    if not isinstance(body, Mapping) or not isinstance(kind, str) or kind not in _KINDS:
         raise InvalidSpend(f"event kind {kind!r} is unknown: only {', '.join(_KINDS)} can be accounted for.")
-    cls = _KINDS[body["kind"]]
+    cls = _KINDS[kind]
     fields: dict[str, object] = {name: value for name, value in body.items() if name != "kind"}
     if set(fields) != set(cls.__slots__):
-        raise InvalidSpend(f"event fields {sorted(fields)}: {body['kind']} needs exactly {', '.join(cls.__slots__)}.")
+        raise InvalidSpend(f"event fields {sorted(fields)}: {kind} needs exactly {', '.join(cls.__slots__)}.")
     if cls is MatrixGaussian:
         fields["factorization"] = factorization_from_json(fields["factorization"])
     if cls is RepeatAndSelect:

@@ -15,6 +15,12 @@ from typing import Final
 from fedlearn.errors import InvalidSpend
 
 
+def _finite(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidSpend(f"{name}: {value!r} is not a finite number.")
+    return float(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Toeplitz:
     """C is lower-triangular Toeplitz with ``coefficients`` on its first diagonals and zero on the others.
@@ -114,9 +120,3 @@ def _numbers(values: object) -> tuple[float, ...]:
     if not isinstance(values, list):
         raise InvalidSpend(f"factorization: {values!r} is not a list of numbers.")
     return tuple(values)
-
-
-def _finite(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidSpend(f"{name}: {value!r} is not a finite number.")
-    return float(value)
