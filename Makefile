@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: install demo test test-long check bench docs clean help
+.PHONY: install demo test test-long test-postgres check bench docs clean help
 
 PYTHON ?= python3.11
 WORKERS ?= 2
@@ -67,6 +67,10 @@ build/long/%.done: %.py $(DEV) $(SOURCES)
 	@$(BIN)/python -m pytest -m long --timeout=7200 $<
 	mkdir -p $(@D)
 	touch $@
+
+test-postgres: $(DEV)  ## the shared ledger on a PostgreSQL server of its own, which is stopped afterwards
+	@$(PIP) -e .[postgres]
+	tests/postgres.sh $(BIN)/python -m pytest -m postgres tests/unit/test_ledger_postgres.py
 
 check: $(DEV)  ## lint, format, types, import walls
 	@$(BIN)/ruff check .

@@ -35,6 +35,9 @@ SUMMARIES = {
     "compare": "table and plot of several runs: fedlearn compare RUN...",
     "list": "what is available: data sets, models, metrics, experiments",
     "init": "copy an editable set of configs: fedlearn init DIR",
+    "plan": "what a guarantee costs before anything is trained: noise, choices, days",
+    "audit": "does the private path leak more than is claimed? canaries and probes",
+    "ledger": "make, show and check a privacy ledger: fedlearn ledger verify RUN",
     "bench": "measurements as ratios inside one run",
 }
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,26 @@ def clip_rows(deltas: NDArray[Any], l2_clip_norm: float) -> ClippedRows:
     rest = np.flatnonzero(over & ~plain)
     values[rest] = _shrunk(values[rest], target)
     return ClippedRows(values, norms, norms > bound, finite, bound)
+
+
+def joint_bound(l2_clip_norm: float, count_scale: float) -> float:
+    """Return sqrt(C^2 + (s/2)^2), never rounded down: a bound on an update and one coordinate of +-s/2 together.
+
+    Args:
+        l2_clip_norm: C, bound on the update's L2 norm, finite, > 0.
+        count_scale: s, finite, > 0.
+
+    Raises:
+        OutOfRange: an argument is not positive and finite, or the bound is not finite.
+    """
+    half = count_scale / 2
+    bound = math.hypot(l2_clip_norm, half)
+    if not (l2_clip_norm > 0.0 and half > 0.0 and math.isfinite(bound)):
+        raise OutOfRange(f"privacy.clip={l2_clip_norm}, count_scale={count_scale}: must be finite and > 0.")
+    squared = Fraction(l2_clip_norm) ** 2 + Fraction(half) ** 2
+    while Fraction(bound) ** 2 < squared:  # hypot may be low by one step
+        bound = math.nextafter(bound, math.inf)
+    return bound
 
 
 def _scaled(values: F64) -> tuple[F64, F64]:

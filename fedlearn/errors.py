@@ -22,10 +22,12 @@ Every leaf carries a stable ``code``; ``docs/errors.md`` has one entry per code 
     |  |- BudgetExceeded      FL501  the run would spend more than its budget
     |  |- CannotCalibrate     FL502  no noise multiplier meets the target
     |  |- InvalidSpend        FL503  an event that no accountant here can compose
-    |  '- ChargeMismatch      FL504  a release without its own unused charge
+    |  |- ChargeMismatch      FL504  a release without its own unused charge
+    |  '- NoiseStateLost      FL505  secret noise state that is gone or not this step's
     |- LedgerError            FL600  the ledger cannot be used
     |  |- LedgerLocked        FL601  another process holds it
-    |  '- LedgerDamaged       FL602  its content contradicts itself
+    |  |- LedgerDamaged       FL602  its content contradicts itself
+    |  '- LedgerRestored      FL603  an older copy, or a copy that went its own way
     '- RunError               FL700  a run cannot go on
        |- RunDirectoryInUse   FL701  the directory holds a run of another config
        |- ResumeRefused       FL702  the run to resume is absent or was changed
@@ -188,6 +190,12 @@ class ChargeMismatch(PrivacyError):
     code = "FL504"
 
 
+class NoiseStateLost(PrivacyError):
+    """The secret state of a correlated-noise mechanism is gone, damaged, of another run, or not of this step."""
+
+    code = "FL505"
+
+
 class LedgerError(FedlearnError):
     """The ledger cannot be used."""
 
@@ -204,6 +212,12 @@ class LedgerDamaged(LedgerError):
     """The ledger's content contradicts itself."""
 
     code = "FL602"
+
+
+class LedgerRestored(LedgerError):
+    """The ledger lacks an entry under which this machine released: an older copy, or one that went its own way."""
+
+    code = "FL603"
 
 
 class RunError(FedlearnError):

@@ -13,9 +13,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from fedlearn.codec import codec_by_name
-from fedlearn.errors import MalformedMessage, MessageTooLarge, Reason, VersionUnsupported
+from fedlearn.errors import MalformedMessage, MessageTooLarge, OutOfRange, Reason, VersionUnsupported
 from fedlearn.proto import wire_pb2 as pb
-from fedlearn.task import CohortReply, RoundTask, TrainingTerms
+from fedlearn.task import CohortReply, CohortSchedule, ExamplePrivacy, RoundTask, TrainingTerms
 from fedlearn.types import Contribution, Level
 
 WIRE_VERSION = 1
@@ -46,23 +46,20 @@ def decode_task(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> RoundTask:
     _require(_positive(body.l2_clip_norm), "task.l2_clip_norm must be finite and > 0")
     _require(0.0 < body.sampling_probability <= 1.0, "task.sampling_probability must be in (0, 1]")
     _require(body.grid_step == 0.0 or _positive(body.grid_step), "task.grid_step must be 0 or finite and > 0")
-    terms = body.training
-    _require(terms.epochs >= 1 and terms.batch_size >= 1, "task.training needs epochs >= 1 and batch_size >= 1")
-    _require(_positive(terms.learning_rate), "task.training.learning_rate must be finite and > 0")
-    _require(terms.candidates >= 2, "task.training.candidates must be >= 2")
+    _require(body.count_scale == 0.0 or _positive(body.count_scale), "task.count_scale must be 0 or finite and > 0")
     return RoundTask(
         run_id=body.run_id,
         step=body.step,
         attempt=body.attempt,
         seed=body.seed,
         parameters={tensor.name: _tensor_from_proto(tensor) for tensor in body.parameters},
-        training=TrainingTerms(
-            terms.epochs, terms.batch_size, terms.learning_rate, terms.shuffle, candidates=terms.candidates
-        ),
+        training=_training_from_proto(body.training),
         l2_clip_norm=body.l2_clip_norm,
         grid_step=body.grid_step or None,
         sampling_probability=body.sampling_probability,
         round_key=body.round_key,
+        participation=_schedule_from_proto(body.participation) if body.HasField("participation") else None,
+        count_scale=body.count_scale or None,
     )
 
 
@@ -145,7 +142,7 @@ def _positive(value: float) -> bool:
 
 
 def _task_to_proto(task: RoundTask) -> pb.RoundTask:
-    terms = task.training
+    schedule = task.participation
     return pb.RoundTask(
         run_id=task.run_id,
         step=task.step,
@@ -155,18 +152,53 @@ def _task_to_proto(task: RoundTask) -> pb.RoundTask:
             pb.Tensor(name=name, shape=array.shape, f32=array.astype("<f4").tobytes())
             for name, array in sorted(task.parameters.items())
         ],
-        training=pb.LocalTraining(
-            epochs=terms.epochs,
-            batch_size=terms.batch_size,
-            learning_rate=terms.learning_rate,
-            shuffle=terms.shuffle,
-            candidates=terms.candidates,
-        ),
+        training=_training_to_proto(task.training),
         l2_clip_norm=task.l2_clip_norm,
         grid_step=task.grid_step or 0.0,
         sampling_probability=task.sampling_probability,
         round_key=task.round_key,
+        # None leaves the field absent: a task without the field has the bytes it had before the field existed
+        participation=None
+        if schedule is None
+        else pb.CohortSchedule(min_separation=schedule.min_separation, availability=schedule.availability),
+        count_scale=task.count_scale or 0.0,
     )
+
+
+def _training_to_proto(terms: TrainingTerms) -> pb.LocalTraining:
+    privacy = terms.example_privacy
+    return pb.LocalTraining(
+        epochs=terms.epochs,
+        batch_size=terms.batch_size,
+        learning_rate=terms.learning_rate,
+        shuffle=terms.shuffle,
+        candidates=terms.candidates,
+        example_privacy=None
+        if privacy is None
+        else pb.ExamplePrivacy(noise_multiplier=privacy.noise_multiplier, l2_clip_norm=privacy.l2_clip_norm),
+    )
+
+
+def _training_from_proto(terms: pb.LocalTraining) -> TrainingTerms:
+    _require(terms.epochs >= 1 and terms.batch_size >= 1, "task.training needs epochs >= 1 and batch_size >= 1")
+    _require(_positive(terms.learning_rate), "task.training.learning_rate must be finite and > 0")
+    _require(terms.candidates >= 2, "task.training.candidates must be >= 2")
+    privacy = None
+    if terms.HasField("example_privacy"):
+        try:
+            privacy = ExamplePrivacy(terms.example_privacy.noise_multiplier, terms.example_privacy.l2_clip_norm)
+        except OutOfRange as error:
+            raise MalformedMessage(f"task.training.example_privacy: {error}") from error
+    return TrainingTerms(
+        terms.epochs, terms.batch_size, terms.learning_rate, terms.shuffle, terms.candidates, example_privacy=privacy
+    )
+
+
+def _schedule_from_proto(body: pb.CohortSchedule) -> CohortSchedule:
+    try:
+        return CohortSchedule(body.min_separation, body.availability)
+    except OutOfRange as error:
+        raise MalformedMessage(f"task.participation: {error}") from error
 
 
 def _tensor_from_proto(tensor: pb.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -15,18 +15,18 @@ from fedlearn.wire import NONCE_BYTES, task_digest
 def make_contribution(delta: ClippedDelta, task: RoundTask) -> Contribution:
     """Return the phone's contribution to the task's sum.
 
-    Guarantee: the encoded vector has L2 norm <= ``task.l2_clip_norm``: rounding onto the grid goes toward zero, and
+    Guarantee: the encoded vector has L2 norm <= ``task.l2_bound``: rounding onto the grid goes toward zero, and
     the f32 image used without a grid is shrunk where rounding would lengthen it.
 
     Args:
-        delta: the clipped update, f64[d].
+        delta: the clipped update, f64[d]; where the clip is adapted, with its coordinate appended.
         task: what the phone was asked; a grid step selects ``grid64``, none selects ``f32``.
 
     Raises:
-        ContributionRejected: the update's bound is over the task's clip norm, or its shape is not the model's.
+        ContributionRejected: the update's bound is over the task's, or its shape is not the task's.
     """
-    if delta.l2_bound > task.l2_clip_norm:
-        raise ContributionRejected(Reason.OVER_NORM, f"clipped to {delta.l2_bound}, the task says {task.l2_clip_norm}")
+    if delta.l2_bound > task.l2_bound:
+        raise ContributionRejected(Reason.OVER_NORM, f"clipped to {delta.l2_bound}, the task says {task.l2_bound}")
     if delta.values.shape != (task.dimension,):
         raise ContributionRejected(Reason.WRONG_SHAPE, f"shape {delta.values.shape}, expected ({task.dimension},)")
     if task.grid_step is None:
@@ -40,7 +40,7 @@ def make_contribution(delta: ClippedDelta, task: RoundTask) -> Contribution:
         scale=scale,
         level=Level.PHONE,
         count=1,
-        l2_bound=task.l2_clip_norm,
+        l2_bound=task.l2_bound,
         task_digest=task_digest(task),
         nonce=os_bytes(NONCE_BYTES),
         values=values,

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedlearn.engine.example_privacy import ExampleNoise, PrivateSgd
 from fedlearn.errors import OutOfRange
 from fedlearn.models.base import ClientExamples, Parameters
 from fedlearn.types import F64, I64
@@ -39,7 +40,11 @@ class Engine(Protocol):
     """
 
     def updates(
-        self, parameters: Parameters, clients: Sequence[ClientExamples], schedules: Sequence[I64]
+        self,
+        parameters: Parameters,
+        clients: Sequence[ClientExamples],
+        schedules: Sequence[I64],
+        noise: ExampleNoise | None = None,
     ) -> LocalUpdates:
         """Train every phone from the same incoming weights.
 
@@ -47,6 +52,7 @@ class Engine(Protocol):
             parameters: incoming weights.
             clients: examples of each phone, all with the same columns.
             schedules: per phone i64[steps, B] example indices, -1 for padding (``fedlearn.engine.schedule``).
+            noise: each phone's, standard normal, where its steps are private (``fedlearn.engine.example_privacy``).
 
         Raises:
             OutOfRange: schedules that do not fit the clients.
@@ -63,6 +69,13 @@ def check_schedules(clients: Sequence[ClientExamples], schedules: Sequence[I64])
             raise OutOfRange(f"schedules[{position}]: shape {order.shape}; need [steps, batch].")
         if order.size and not (order.min() >= -1 and order.max() < client.count):
             raise OutOfRange(f"schedules[{position}]: names an example outside 0..{client.count - 1}.")
+
+
+def check_noise(private: PrivateSgd | None, noise: ExampleNoise | None) -> None:
+    """Raise OutOfRange unless noise comes with private steps and only with them."""
+    if (private is None) != (noise is None):
+        given = "no noise was given" if noise is None else "noise was given, but no clip"
+        raise OutOfRange(f"client.example_privacy: private steps need a clip and each phone's noise; {given}.")
 
 
 def check_ids(

@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from fedlearn.clip import clip_rows
 from fedlearn.engine.base import LocalUpdates
+from fedlearn.engine.example_privacy import PrivateSgd
+from fedlearn.engine.participation import takes_part
 from fedlearn.engine.population import Population
 from fedlearn.engine.registry import make_engine
 from fedlearn.engine.schedule import LocalTraining, schedule
 from fedlearn.errors import Reason
 from fedlearn.models.base import Model
+from fedlearn.privacy.adaptive_clip import append_fit
 from fedlearn.privacy.grid import to_grid
 from fedlearn.privacy.sampling import RoundKey, included
 from fedlearn.rng import os_bytes, simulation_rng
@@ -48,8 +51,9 @@ class SimulatedCohort:
     """The phones of one shard behind one call.
 
     Guarantee: every phone's update enters the sum with weight one and L2 norm <= ``task.l2_clip_norm``, or not at
-    all; with a grid, it is rounded toward zero first, which cannot lengthen it. A phone whose data cannot be used, or
-    whose update is not finite, is left out alone and counted.
+    all; with the coordinate of adaptive clipping its vector has norm <= ``task.l2_bound``. With a grid, it is rounded
+    toward zero first, which cannot lengthen it. A phone whose data cannot be used, or whose update is not finite, is
+    left out alone and counted.
 
     Args:
         population: the shard's phones.
@@ -71,7 +75,7 @@ class SimulatedCohort:
             scale=task.grid_step or 1.0,
             level=Level.COHORT,
             count=tally.count,
-            l2_bound=tally.count * task.l2_clip_norm,
+            l2_bound=tally.count * task.l2_bound,
             task_digest=task_digest(task),
             nonce=os_bytes(NONCE_BYTES),
             values=tally.total,
@@ -80,14 +84,21 @@ class SimulatedCohort:
         return CohortReply(contribution, tally.loss_sum, tally.trained, tally.clipped, tally.norm_sum, rejected)
 
     def _included(self, task: RoundTask) -> Iterator[list[int]]:
-        chosen = np.flatnonzero(included(RoundKey(task.round_key), self.population.ids, task.sampling_probability))
+        ids = self.population.ids
+        if task.participation is None:
+            chosen = np.flatnonzero(included(RoundKey(task.round_key), ids, task.sampling_probability))
+        else:
+            chosen = np.flatnonzero(takes_part(task.participation, task.seed, task.step, ids))
         for start in range(0, len(chosen), PHONES_AT_ONCE):
             yield chosen[start : start + PHONES_AT_ONCE].tolist()
 
     def _train(self, positions: list[int], task: RoundTask, tally: _Tally) -> None:
         updates, failed = self._updates(positions, task)
         rows = clip_rows(updates.deltas, task.l2_clip_norm)
-        kept = rows.values[rows.finite]
+        vectors = rows.values
+        if task.count_scale is not None:
+            vectors = append_fit(rows, updates.examples > 0, task.count_scale)
+        kept = vectors[rows.finite]
         if task.grid_step is None:
             tally.total += kept.sum(axis=0)
         else:
@@ -134,5 +145,14 @@ class SimulatedCohort:
             )
             for position, client in zip(positions, clients, strict=True)
         ]
-        engine = make_engine(self.engine, self.model, learning_rate=terms.learning_rate)
-        return engine.updates(task.parameters, clients, orders)
+        private = PrivateSgd.of(terms)
+        engine = make_engine(self.engine, self.model, learning_rate=terms.learning_rate, private=private)
+        if private is None:
+            return engine.updates(task.parameters, clients, orders)
+
+        def noise(place: int) -> NDArray[np.float32]:
+            # drawn when a chunk is trained: all phones' noise at once would not fit
+            rng = simulation_rng(task.seed, task.step, self.population.ids[positions[place]], "example_noise")
+            return rng.standard_normal((len(orders[place]), task.weights), dtype=np.float32)
+
+        return engine.updates(task.parameters, clients, orders, noise)

@@ -66,10 +66,13 @@ def chunks(
     clients: Sequence[ClientExamples],
     schedules: Sequence[I64],
     chunk_bytes: int,
+    *,
+    per_example: bool = False,
 ) -> Iterator[Chunk]:
     """Yield all phones that have an example, sorted by step count, in chunks of about ``chunk_bytes``.
 
-    Sorting puts phones of equal work side by side, so that little of a chunk is padding.
+    Sorting puts phones of equal work side by side, so that little of a chunk is padding. ``per_example`` says that each
+    example has a dense gradient of its own, and each step noise over all weights.
     """
     steps = np.array([len(order) for order in schedules], np.int64)
     count = np.array([client.count for client in clients], np.int64)
@@ -78,7 +81,11 @@ def chunks(
     if not len(ranked):
         return
     batch = np.minimum([schedules[position].shape[1] for position in ranked], count[ranked])
-    total = np.cumsum(_bytes(model, parameters, clients[ranked[0]], count[ranked], batch))
+    sample = clients[ranked[0]]
+    if per_example:
+        total = np.cumsum(_per_example_bytes(parameters, sample, count[ranked], batch + steps[ranked]))
+    else:
+        total = np.cumsum(_bytes(model, parameters, sample, count[ranked], batch))
     first = 0
     while first < len(ranked):
         before = total[first - 1] if first else 0
@@ -98,8 +105,20 @@ def _bytes(model: Model, parameters: Parameters, sample: ClientExamples, count: 
         for table, names in model.row_columns.items()
         for name in names
     )
-    example = sum(column.nbytes for column in sample.columns.values()) // sample.count
-    return np.asarray(4 * (dense + touched * batch) + 3 * example * count, dtype=np.int64)
+    return np.asarray(4 * (dense + touched * batch) + 3 * _example_bytes(sample) * count, dtype=np.int64)
+
+
+def _per_example_bytes(parameters: Parameters, sample: ClientExamples, count: I64, copies: I64) -> I64:
+    """Return the same where each phone holds ``copies`` more of all weights: gradients of a batch, noise of the steps.
+
+    Gradients twice: as they are, and scaled.
+    """
+    weights = sum(array.nbytes for array in parameters.values())
+    return np.asarray(weights * (4 + 2 * copies) + 3 * _example_bytes(sample) * count, dtype=np.int64)
+
+
+def _example_bytes(sample: ClientExamples) -> int:
+    return sum(column.nbytes for column in sample.columns.values()) // sample.count
 
 
 def _chunk(members: list[int], clients: Sequence[ClientExamples], schedules: Sequence[I64]) -> Chunk:

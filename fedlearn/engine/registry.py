@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fedlearn.engine.base import Engine
+from fedlearn.engine.example_privacy import PrivateSgd
 from fedlearn.engine.loop import LoopEngine
 from fedlearn.engine.schedule import check_learning_rate
 from fedlearn.engine.vmap import VmapEngine
@@ -15,7 +16,9 @@ ENGINES = ("loop", "vmap")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def make_engine(name: str, model: Model, *, learning_rate: float, dtype: str = "float32") -> Engine:
+def make_engine(
+    name: str, model: Model, *, learning_rate: float, dtype: str = "float32", private: PrivateSgd | None = None
+) -> Engine:
     """Return the engine called ``name``.
 
     Args:
@@ -23,6 +26,7 @@ def make_engine(name: str, model: Model, *, learning_rate: float, dtype: str = "
         model: what the phones train.
         learning_rate: of the local SGD, > 0.
         dtype: ``"float32"``, or ``"float64"`` for tests.
+        private: clip and noise of the phones' steps, or None: plain SGD.
 
     Raises:
         UnknownSetting: no such engine or dtype.
@@ -34,4 +38,4 @@ def make_engine(name: str, model: Model, *, learning_rate: float, dtype: str = "
         raise UnknownSetting(f"client.dtype={dtype!r}: choose one of {', '.join(DTYPES)}.")
     check_learning_rate(learning_rate)
     engine = LoopEngine if name == "loop" else VmapEngine
-    return engine(model, learning_rate, DTYPES[dtype])
+    return engine(model, learning_rate, DTYPES[dtype], private=private)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlearn.engine.base import LocalUpdates, check_ids, check_schedules, to_tensor
+from fedlearn.engine.base import LocalUpdates, check_ids, check_noise, check_schedules, to_tensor
+from fedlearn.engine.example_privacy import ExampleNoise, PrivateSgd, PrivateStep, private_local_step
 from fedlearn.engine.pack import Chunk, chunks, tensors
 from fedlearn.engine.step import local_step
 from fedlearn.engine.touched import Touched, shared_indices
@@ -26,27 +27,40 @@ class VmapEngine:
         learning_rate: of the local SGD, > 0.
         dtype: torch.float32, or torch.float64 in tests.
         chunk_bytes: working memory of one chunk, apart from the result.
+        private: clip and noise of the phones' steps, or None: plain SGD. Tables are then dense: noise is on every row.
     """
 
     model: Model
     learning_rate: float
     dtype: torch.dtype = torch.float32
     chunk_bytes: int = 32 * 2**20
+    private: PrivateSgd | None = None
 
     def updates(
-        self, parameters: Parameters, clients: Sequence[ClientExamples], schedules: Sequence[I64]
+        self,
+        parameters: Parameters,
+        clients: Sequence[ClientExamples],
+        schedules: Sequence[I64],
+        noise: ExampleNoise | None = None,
     ) -> LocalUpdates:
         """See ``Engine.updates``."""
         check_schedules(clients, schedules)
+        check_noise(self.private, noise)
         incoming = {name: to_tensor(parameters[name], self.dtype) for name in sorted(parameters)}
         deltas = torch.zeros((len(clients), parameter_count(parameters)), dtype=self.dtype)
         losses = np.zeros(len(clients))
         with torch.no_grad():
-            for chunk in chunks(self.model, parameters, clients, schedules, self.chunk_bytes):
+            for chunk in chunks(
+                self.model, parameters, clients, schedules, self.chunk_bytes, per_example=self.private is not None
+            ):
                 inputs = tensors(chunk.columns, self.dtype)
                 check_ids(self.model.row_columns, incoming, inputs)
                 losses[chunk.positions] = self._losses(incoming, chunk, inputs)
-                self._train(incoming, chunk, inputs, deltas)
+                if self.private is None or noise is None:
+                    self._train(incoming, chunk, inputs, deltas)
+                else:
+                    step = private_local_step(self.model, self.learning_rate, self.private)
+                    deltas[torch.from_numpy(chunk.positions)] = _train_privately(step, incoming, chunk, inputs, noise)
         return LocalUpdates(deltas.numpy(), losses, np.array([client.count for client in clients], np.int64))
 
     def _losses(self, incoming: Mapping[str, Tensor], chunk: Chunk, inputs: Mapping[str, Tensor]) -> F64:
@@ -84,6 +98,26 @@ class VmapEngine:
             blocks[name][positions] = delta[name]
         for index in indices:
             index.write(blocks, positions)
+
+
+def _train_privately(
+    step: PrivateStep, incoming: Mapping[str, Tensor], chunk: Chunk, inputs: Mapping[str, Tensor], noise: ExampleNoise
+) -> Tensor:
+    """Run the chunk's schedule with private steps and return its deltas [C, d]."""
+    deltas = next(iter(incoming.values())).new_zeros((len(chunk.positions), sum(v.numel() for v in incoming.values())))
+    delta = _blocks(incoming, deltas)
+    drawn = [torch.from_numpy(noise(int(position))).to(deltas.dtype) for position in chunk.positions]
+    for number, active in enumerate(chunk.active):
+        if not active:
+            continue
+        batch, mask = chunk.batch(inputs, chunk.order[:active, number])
+        weights = {name: value + delta[name][:active] for name, value in incoming.items()}
+        # a phone whose schedule has ended has no step, and its mask is empty
+        fresh = torch.stack([rows[min(number, len(rows) - 1)] for rows in drawn[:active]])
+        change = step(weights, batch, mask, _blocks(incoming, fresh))
+        for name, value in change.items():
+            delta[name][:active] += value
+    return deltas
 
 
 def _blocks(incoming: Mapping[str, Tensor], deltas: Tensor) -> dict[str, Tensor]:

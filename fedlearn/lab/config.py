@@ -73,25 +73,57 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ExamplePrivacyConfig:
+    """DP-SGD on the phone's own examples: std of the noise over the clip, and the clip of one example's gradient."""
+
+    noise_multiplier: float
+    clip: float
+
+
+@dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """How a phone trains."""
+    """How a phone trains; ``example_privacy`` is None for plain SGD."""
 
     epochs: int
     batch_size: int
     learning_rate: float
     shuffle: bool
     candidates: int
+    example_privacy: ExamplePrivacyConfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveClipConfig:
+    """A clip that follows a quantile of the update norms, as ``fedlearn.privacy.adaptive_clip`` says."""
+
+    target_quantile: float
+    learning_rate: float
+    count_noise: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class PrivacyConfig:
-    """The guarantee that is asked for; ``mode`` is ``none`` or ``gaussian``."""
+    """The guarantee that is asked for.
+
+    Args:
+        mode: ``none``, or the mechanism: ``gaussian``, ``blt``, ``banded``, ``tree``.
+        epsilon: target, or None where the noise is given.
+        delta: of the target; None without privacy.
+        clip: L2 bound of one phone's update; with ``adaptive_clip`` the one it begins with.
+        noise_multiplier: std of the noise over the clip, or None where epsilon is given.
+        min_separation: steps from one participation of a phone to the next, at least; None for Poisson sampling.
+        max_participations: of a phone in the run; None for as many as the separation leaves room for.
+        adaptive_clip: how the clip moves, or None: it stays.
+    """
 
     mode: str
     epsilon: float | None
     delta: float | None
     clip: float
     noise_multiplier: float | None
+    min_separation: int | None = None
+    max_participations: int | None = None
+    adaptive_clip: AdaptiveClipConfig | None = None
 
     @property
     def is_private(self) -> bool:

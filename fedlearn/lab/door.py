@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from yaml import YAMLError
 
 from fedlearn.errors import ConfigError, UnknownSetting
 from fedlearn.lab.config import (
+    AdaptiveClipConfig,
     CityData,
     ClientConfig,
     CohortConfig,
     CrossWozData,
     DataConfig,
     EvaluationConfig,
+    ExamplePrivacyConfig,
     ExperimentConfig,
     FeaturesConfig,
     ModelConfig,
@@ -32,7 +34,7 @@ from fedlearn.lab.config import (
     TrackingConfig,
     to_plain,
 )
-from fedlearn.lab.schemas import DATA_SCHEMAS, PluginSchema, RootSchema
+from fedlearn.lab.schemas import DATA_SCHEMAS, AdaptiveClipSchema, PluginSchema, RootSchema
 from fedlearn.lab.validate import validate
 
 
@@ -57,7 +59,7 @@ def from_hydra(config: DictConfig | dict[str, Any]) -> ExperimentConfig:
         data=_data(merged_data),
         features=FeaturesConfig(tuple(root["features"]["sources"])),
         model=ModelConfig(**root["model"]),
-        client=ClientConfig(**root["client"]),
+        client=_client(root["client"]),
         privacy=_privacy(root["privacy"]),
         cohort=CohortConfig(**root["cohort"]),
         server_opt=ServerOptConfig(**root["server_opt"]),
@@ -148,9 +150,28 @@ def _paths(schema: type[Any], prefix: str = "") -> list[str]:
 
 def _privacy(values: dict[str, Any]) -> PrivacyConfig:
     """Convert; ``privacy=none`` on top of a preset that names an epsilon drops its promise, loudly."""
+    converted = {**values, "adaptive_clip": _adaptive_clip(values["adaptive_clip"])}
     if values["mode"] == "none":
-        return PrivacyConfig("none", None, None, values["clip"], None)
-    return PrivacyConfig(**values)
+        return PrivacyConfig(**{**converted, "epsilon": None, "delta": None, "noise_multiplier": None})
+    return PrivacyConfig(**converted)
+
+
+def _adaptive_clip(values: dict[str, Any] | None) -> AdaptiveClipConfig | None:
+    if values is None or values == asdict(AdaptiveClipSchema()):
+        return None
+    if values["target_quantile"] is None:
+        raise ConfigError("privacy.adaptive_clip.target_quantile=null: the clip needs one to follow, e.g. 0.5.")
+    return AdaptiveClipConfig(**values)
+
+
+def _client(values: dict[str, Any]) -> ClientConfig:
+    example = values["example_privacy"]
+    if example is None or set(example.values()) == {None}:
+        return ClientConfig(**{**values, "example_privacy": None})
+    for name, value in example.items():
+        if value is None:
+            raise ConfigError(f"client.example_privacy.{name}=null: private steps need noise and a clip, e.g. 1.0.")
+    return ClientConfig(**{**values, "example_privacy": ExamplePrivacyConfig(**example)})
 
 
 def _data(values: dict[str, Any]) -> DataConfig:

@@ -5,30 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedlearn.errors import LedgerDamaged
+from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.study import Study
 from fedlearn.lab.training import Training
-from fedlearn.ledger import LEDGER_FILE, Budget, Charged, Committed, Entry, Ledger, Opened
-from fedlearn.privacy import PoissonGaussian
-from fedlearn.privacy.accountants import accounting_version, epsilon
+from fedlearn.ledger import LEDGER_FILE, Ledger, book_of
+from fedlearn.ledger.runs import RunState, total
+from fedlearn.privacy.accountants import accounting_for, epsilon
+from fedlearn.privacy.events import Event, event_to_json
+from fedlearn.privacy.example_level import EXAMPLE_LEVEL, example_epsilon
+from fedlearn.privacy.participation import most_participations
+from fedlearn.privacy.plan import PrivacyPlan
 from fedlearn.report.guarantee import (
     SIMULATION_STAMP,
     AllPublished,
+    BoundedParticipation,
     Charges,
+    ExampleLevel,
     Measured,
     Population,
     PrivacyMode,
     PrivacyRecord,
     Sampling,
+    SpentEvent,
     caveat_for,
     default_assurances,
     default_trusted,
     default_unprotected,
+    figure,
     guarantee_sentence,
 )
 from fedlearn.report.rounds import RoundRecord
+from fedlearn.report.view import capitalised
+from fedlearn_server.account import planned
 from fedlearn_server.checkpoint import published_digest
 
-Spend = tuple[tuple[PoissonGaussian, int], ...]
+Spend = tuple[tuple[Event, int], ...]
+
+UNPROTECTED_DELTA = 1e-5
+"""Delta of the example-level figure where the run itself has none."""
 
 
 def privacy_record(study: Study, rounds: Sequence[RoundRecord]) -> PrivacyRecord:
@@ -45,31 +59,77 @@ def privacy_record(study: Study, rounds: Sequence[RoundRecord]) -> PrivacyRecord
         return _unprotected(study, population, rounds)
     plan = max((t.plan for t in trainings if t.plan is not None), key=lambda p: p.certified_epsilon)
     spends, charges = _read_ledgers(trainings)
-    each = [epsilon(spend, plan.delta) for spend in dict.fromkeys(spends)]
+    relation = plan.neighboring_relation
+    each = [epsilon(spend, plan.delta, neighboring_relation=relation) for spend in dict.fromkeys(spends)]
     together = _composed(spends)
+    everything = epsilon(together, plan.delta, neighboring_relation=relation)
+    words = str(relation).replace("_", "-")
+    mode = PrivacyMode(plan.mechanism)
+    participation = _participation(plan)
+    accounting = accounting_for(together, relation)
     return PrivacyRecord(
-        mode=PrivacyMode.GAUSSIAN,
+        mode=mode,
         population=Population.SIMULATED,
         devices=population,
         epsilon=max(each),
         delta=plan.delta,
         unit=str(plan.unit),
-        neighboring_relation=str(plan.neighboring_relation).replace("_", "-"),
-        mechanism="Gaussian on an integer grid, floating-point sampler, Poisson-sampled cohorts",
+        neighboring_relation=words,
+        mechanism=_mechanism(plan),
         noise_multiplier=plan.noise_multiplier,
         l2_clip_norm=plan.l2_clip_norm,
         sampling=_sampling(plan.sampling, plan.sampling_probability, population, headline.name, rounds),
-        accountant=f"dp-accounting {accounting_version()}, PLD",
-        conversion=plan.conversion,
-        trusted=default_trusted(PrivacyMode.GAUSSIAN),
+        accountant=accounting.accountant,
+        conversion=accounting.conversion,
+        trusted=default_trusted(mode),
         unprotected=default_unprotected(),
         stamp=SIMULATION_STAMP,
         caveat=caveat_for(population, plan.delta),
-        guarantee=guarantee_sentence(max(each), plan.delta),
-        assurances=default_assurances(PrivacyMode.GAUSSIAN, Population.SIMULATED, charges, plan.l2_clip_norm),
-        if_all_published=AllPublished(len(spends), epsilon(together, plan.delta)) if len(spends) > 1 else None,
+        guarantee=guarantee_sentence(max(each), plan.delta, str(plan.unit), words),
+        assurances=default_assurances(mode, Population.SIMULATED, charges, plan.l2_clip_norm, participation),
+        if_all_published=AllPublished(len(spends), everything) if len(spends) > 1 else None,
         charges=charges,
+        participation=participation,
+        spend=tuple(SpentEvent(event_to_json(event), count) for event, count in together),
+        cross_check=accounting.cross_check,
+        example_level=_example_level(config, plan.delta),
     )
+
+
+_BOUNDED = {
+    "gaussian": "independent Gaussian noise in every step",
+    "blt": "correlated Gaussian noise, buffered linear Toeplitz (BLT)",
+    "banded": "correlated Gaussian noise, banded Toeplitz",
+    "tree": "correlated Gaussian noise, binary trees",
+}
+
+
+def _mechanism(plan: PrivacyPlan) -> str:
+    if plan.participation is None:
+        return "Gaussian on an integer grid, exact sampler, Poisson-sampled cohorts"
+    return f"{_BOUNDED[plan.mechanism]}, on an integer grid, exact sampler, bounded participation"
+
+
+def _example_level(config: ExperimentConfig, delta: float) -> ExampleLevel | None:
+    """Return what the phones' own noise promises about one example, for a phone that joins as often as it may."""
+    layer = config.client.example_privacy
+    if layer is None:
+        return None
+    rounds, b = config.cohort.rounds, config.privacy.min_separation
+    participations = rounds if b is None else most_participations(rounds, b)
+    spent = example_epsilon(layer.noise_multiplier, participations, config.client.epochs, delta)
+    words = (
+        f"epsilon {figure(spent)} at delta {figure(delta)} for one example of a phone that joins {participations} "
+        f"rounds (zero-out). {capitalised(EXAMPLE_LEVEL)}."
+    )
+    return ExampleLevel(spent, delta, words)
+
+
+def _participation(plan: PrivacyPlan) -> BoundedParticipation | None:
+    if plan.participation is None:
+        return None
+    bounds = plan.participation
+    return BoundedParticipation(bounds.min_separation, bounds.max_participations, plan.sensitivity)
 
 
 def _unprotected(study: Study, population: int, rounds: Sequence[RoundRecord]) -> PrivacyRecord:
@@ -97,43 +157,47 @@ def _unprotected(study: Study, population: int, rounds: Sequence[RoundRecord]) -
         assurances=default_assurances(PrivacyMode.NONE, Population.SIMULATED, None, clip),
         if_all_published=None,
         charges=None,
+        example_level=_example_level(study.config, UNPROTECTED_DELTA),
     )
 
 
-def _sampling(method: str, q: float, population: int, model: str, rounds: Sequence[RoundRecord]) -> Sampling:
+def _sampling(method: str, q: float | None, population: int, model: str, rounds: Sequence[RoundRecord]) -> Sampling:
     cohorts = [record.cohort for record in rounds if record.model == model]
     realised = Measured(sum(cohorts) / (len(cohorts) * population)) if cohorts else None
     return Sampling(method, q, realised)
 
 
 def _read_ledgers(trainings: Sequence[Training]) -> tuple[list[Spend], Charges]:
-    spends: list[Spend] = []
-    total = committed = 0
-    for training in trainings:
-        entries = Ledger.read(training.directory / LEDGER_FILE)
-        _check_own(training, entries)
-        charged = [entry for entry in entries if isinstance(entry, Charged)]
-        total += len(charged)
-        committed += sum(isinstance(entry, Committed) for entry in entries)
-        spends.append(_composed([((entry.event, 1),) for entry in charged]))
-    return spends, Charges(total, committed, total - committed)
+    states = [_own_run(training) for training in trainings]
+    charged = sum(len(state.charges) for state in states)
+    committed = sum(len(state.commits) for state in states)
+    spends = [tuple((part.event, part.count) for part in total(state.spent)) for state in states]
+    return spends, Charges(charged, committed, charged - committed)
 
 
-def _check_own(training: Training, entries: Sequence[Entry]) -> None:
-    """Refuse a ledger that is another run's, or that does not end with the model in the directory."""
-    opened = next(entry for entry in entries if isinstance(entry, Opened))
-    commits = [entry.published_digest for entry in entries if isinstance(entry, Committed)]
-    plan = training.plan
-    own = plan is not None and opened.budget == Budget.of(plan, training.run_id)
-    if not own or not commits or commits[-1] != published_digest(training.directory):
+def _own_run(training: Training) -> RunState:
+    """Return what the training's ledger says of it; refuse one that is another's or does not end with its model."""
+    path = training.directory / LEDGER_FILE
+    book, plan = book_of(Ledger.read(path)), training.plan
+    state, scope = book.runs.get(training.run_id), book.required_scope
+    commits = [] if state is None else [entry.published_digest for entry in state.commits.values()]
+    if (
+        plan is None
+        or state is None
+        or (scope.delta, scope.neighboring_relation) != (plan.delta, plan.neighboring_relation)
+        or state.opened.plan != planned(plan)
+        or not commits
+        or commits[-1] != published_digest(training.directory)
+    ):
         raise LedgerDamaged(
-            f"{training.directory / LEDGER_FILE}: not the ledger of the training beside it; no epsilon can be stated. "
-            "Train anew in another directory."
+            f"{path}: not the ledger of the training beside it; no epsilon can be stated. Train anew in another "
+            "directory."
         )
+    return state
 
 
 def _composed(spends: Sequence[Spend]) -> Spend:
-    counts: dict[PoissonGaussian, int] = {}
+    counts: dict[Event, int] = {}
     for spend in spends:
         for event, count in spend:
             counts[event] = counts.get(event, 0) + count

@@ -10,7 +10,7 @@ from functools import cached_property
 from fedlearn.lab.evaluation import Metric
 from fedlearn.lab.training import Training
 from fedlearn.models.base import Parameters
-from fedlearn.privacy.accountants import epsilon_curve
+from fedlearn.privacy.curve import spend_curve
 from fedlearn.report.rounds import Evaluation, RoundRecord, read_rounds, round_line, write_rounds
 from fedlearn.report.summary import ROUNDS_FILE
 from fedlearn.types import I64
@@ -61,6 +61,7 @@ class RoundRecorder:
             cohort=unprotected.cohort,
             clipped_fraction=unprotected.clipped_fraction,
             signal_to_noise=unprotected.signal_to_noise,
+            clip=outcome.l2_clip_norm,
             update_norm=outcome.update_norm,
             epsilon=self._epsilon(outcome.charges),
             rejected=dict(unprotected.rejected),
@@ -86,4 +87,4 @@ class RoundRecorder:
     @cached_property
     def _curve(self) -> tuple[float, ...]:
         plan = self.training.plan
-        return () if plan is None else epsilon_curve(plan.event, range(plan.steps + 1), plan.delta)
+        return () if plan is None else spend_curve(plan, range(plan.steps + 1))

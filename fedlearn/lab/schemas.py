@@ -66,6 +66,14 @@ class ModelSchema:
 
 
 @dataclass
+class ExamplePrivacySchema:
+    """DP-SGD on the phone's own examples; off while both are null."""
+
+    noise_multiplier: float | None = None
+    clip: float | None = None
+
+
+@dataclass
 class ClientSchema:
     """How a phone trains."""
 
@@ -74,6 +82,16 @@ class ClientSchema:
     learning_rate: float = 0.5
     shuffle: bool = True
     candidates: int = 64
+    example_privacy: ExamplePrivacySchema | None = field(default_factory=ExamplePrivacySchema)
+
+
+@dataclass
+class AdaptiveClipSchema:
+    """A clip that follows a quantile of the update norms; off while there is no target."""
+
+    target_quantile: float | None = None
+    learning_rate: float = 0.2
+    count_noise: float | None = None
 
 
 @dataclass
@@ -85,6 +103,9 @@ class PrivacySchema:
     delta: float | None = 1e-4
     clip: float = 0.1
     noise_multiplier: float | None = None
+    min_separation: int | None = None
+    max_participations: int | None = None
+    adaptive_clip: AdaptiveClipSchema | None = field(default_factory=AdaptiveClipSchema)
 
 
 @dataclass

@@ -94,6 +94,7 @@ def _figures(record: RoundRecord) -> dict[str, float]:
         "cohort": float(record.cohort),
         "clipped_fraction": record.clipped_fraction,
         "signal_to_noise": record.signal_to_noise,
+        "clip": record.clip,
         "update_norm": record.update_norm,
         "epsilon": record.epsilon,
         **{metric.name: metric.value for metric in record.evaluation},

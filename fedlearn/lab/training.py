@@ -9,13 +9,14 @@ from pathlib import Path
 
 from fedlearn.engine.optimizers import ServerOptimizer
 from fedlearn.errors import OutOfRange
-from fedlearn.lab.config import CohortConfig, ExperimentConfig, PrivacyConfig
+from fedlearn.lab.config import ClientConfig, CohortConfig, ExperimentConfig, PrivacyConfig
 from fedlearn.lab.prepare import Split
 from fedlearn.lab.registry import build_model
 from fedlearn.lab.shards import ShardFactory
 from fedlearn.models.base import Parameters
-from fedlearn.privacy import PrivacyPlan, PrivacySettings, make_plan
-from fedlearn.task import TrainingTerms
+from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings
+from fedlearn.privacy.plan import PrivacyPlan, PrivacySettings, make_plan
+from fedlearn.task import CohortSchedule, ExamplePrivacy, TrainingTerms
 
 # Flower reports usage to its vendor unless told not to before it is first imported.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -58,7 +59,7 @@ class Training:
 
     def calibrate(self) -> None:
         """Make the plan now; raises OutOfRange or CannotCalibrate if it cannot be."""
-        plan_for(self.config, len(self.split.devices))
+        adaptive_clip_for(self.config.privacy, plan_for(self.config, len(self.split.devices)))
 
 
 def plan_for(config: ExperimentConfig, population: int) -> PrivacyPlan | None:
@@ -77,15 +78,60 @@ def _plan(privacy: PrivacyConfig, cohort: CohortConfig, population: int) -> Priv
         l2_clip_norm=privacy.clip,
         epsilon=privacy.epsilon,
         noise_multiplier=privacy.noise_multiplier,
+        mechanism=privacy.mode,
+        min_separation=privacy.min_separation,
+        max_participations=privacy.max_participations,
     )
     q = cohort.sampling_probability(population)
     return make_plan(settings, population=population, rounds=cohort.rounds, cohort=q * population)
 
 
 def without_privacy(config: ExperimentConfig) -> ExperimentConfig:
-    """Return the same experiment with nothing protected: a control."""
-    clip = config.privacy.clip
-    return replace(config, privacy=PrivacyConfig("none", None, None, clip, None))
+    """Return the same experiment with nothing protected, the same phones taking part: a control."""
+    privacy = replace(config.privacy, mode="none", epsilon=None, delta=None, noise_multiplier=None)
+    return replace(config, privacy=privacy)
+
+
+def schedule_for(config: ExperimentConfig, population: int) -> CohortSchedule | None:
+    """Return who takes part when, where participation is bounded; None where cohorts are sampled.
+
+    The expected cohort decides how often a phone is available in a step of its phase.
+    """
+    b = config.privacy.min_separation
+    if b is None:
+        return None
+    cohort = config.cohort.sampling_probability(population) * population
+    if cohort * b > population * (1 + 1e-9):
+        raise OutOfRange(
+            f"cohort of {cohort:g} x privacy.min_separation={b} > population {population}: a phone takes part once in "
+            f"{b} rounds at most; use cohort.fraction <= {1 / b:.4g}, or a smaller separation."
+        )
+    return CohortSchedule(b, min(1.0, cohort * b / population))
+
+
+def adaptive_clip_for(privacy: PrivacyConfig, plan: PrivacyPlan | None) -> AdaptiveClipSettings | None:
+    """Return how the clip moves, or None; raises OutOfRange if the plan's noise leaves no room for the count's."""
+    adaptive = privacy.adaptive_clip
+    if adaptive is None:
+        return None
+    settings = AdaptiveClipSettings(
+        privacy.clip, adaptive.target_quantile, adaptive.learning_rate, adaptive.count_noise
+    )
+    settings.ratio(None if plan is None else plan.noise_multiplier)
+    return settings
+
+
+def training_terms(client: ClientConfig) -> TrainingTerms:
+    """Return how a phone trains."""
+    example = client.example_privacy
+    return TrainingTerms(
+        client.epochs,
+        client.batch_size,
+        client.learning_rate,
+        client.shuffle,
+        client.candidates,
+        None if example is None else ExamplePrivacy(example.noise_multiplier, example.clip),
+    )
 
 
 def run_training(training: Training, observe: Observer) -> Parameters:
@@ -103,7 +149,6 @@ def make_job(training: Training) -> TrainingJob:
     config = training.config
     population = len(training.split.devices)
     plan = training.plan
-    client = config.client
     model = build_model(config.model, training.width)
     optimizer = config.server_opt
     return TrainingJob(
@@ -113,19 +158,21 @@ def make_job(training: Training) -> TrainingJob:
         population=population,
         shards=config.runtime.shards,
         sampling_probability=(
-            config.cohort.sampling_probability(population) if plan is None else plan.sampling_probability
+            config.cohort.sampling_probability(population)
+            if plan is None or plan.sampling_probability is None
+            else plan.sampling_probability
         ),
+        participation=schedule_for(config, population),
         l2_clip_norm=config.privacy.clip,
         seed=training.seed,
-        training=TrainingTerms(
-            client.epochs, client.batch_size, client.learning_rate, client.shuffle, client.candidates
-        ),
+        training=training_terms(config.client),
         initial=model.initial(training.seed),
         optimizer=ServerOptimizerSettings(
             optimizer.name, optimizer.learning_rate, dict(optimizer.options), optimizer.average_last
         ),
         plan=plan,
         deadline_s=config.runtime.deadline_s,
+        adaptive_clip=adaptive_clip_for(config.privacy, plan),
     )
 
 

@@ -16,17 +16,21 @@ from fedlearn.lab.config import (
     FeaturesConfig,
     PrivacyConfig,
 )
+from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings
+from fedlearn.task import ExamplePrivacy
 
 LARGEST_EPSILON = 100.0
 LEAST_NOISE, LARGEST_NOISE = 0.05, 1e5
 """Noise multipliers that the accountant can tell apart from none and from infinity."""
+
+MECHANISMS = ("gaussian", "blt", "banded", "tree")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def validate(config: ExperimentConfig) -> None:
     """Check every range that needs no data; raise OutOfRange or UnknownSetting naming the field and the fix."""
-    _choice("privacy.mode", config.privacy.mode, ("none", "gaussian"))
+    _choice("privacy.mode", config.privacy.mode, ("none", *MECHANISMS))
     _choice("runtime.name", config.runtime.name, ("in_process", "ray"))
     _choice("runtime.engine", config.runtime.engine, ("vmap", "loop"))
     _choice("tracking.name", config.tracking.name, ("none", "tensorboard", "mlflow"))
@@ -42,6 +46,8 @@ def validate(config: ExperimentConfig) -> None:
     _at_least("client.batch_size", client.batch_size, 1)
     _at_least("client.candidates", client.candidates, 2)
     _positive("client.learning_rate", client.learning_rate)
+    if client.example_privacy is not None:
+        ExamplePrivacy(client.example_privacy.noise_multiplier, client.example_privacy.clip)
     _positive("server_opt.learning_rate", config.server_opt.learning_rate)
     _between("server_opt.average_last", config.server_opt.average_last, 0.0, 1.0)
     _at_least("runtime.shards", config.runtime.shards, 1)
@@ -106,6 +112,7 @@ def _validate_features(features: FeaturesConfig) -> None:
 
 def _validate_privacy(privacy: PrivacyConfig) -> None:
     _positive("privacy.clip", privacy.clip)
+    _validate_adaptive_clip(privacy)
     if not privacy.is_private:
         return
     if (privacy.epsilon is None) == (privacy.noise_multiplier is None):
@@ -123,8 +130,35 @@ def _validate_privacy(privacy: PrivacyConfig) -> None:
     if privacy.noise_multiplier is not None:
         _positive("privacy.noise_multiplier", privacy.noise_multiplier)
         _between("privacy.noise_multiplier", privacy.noise_multiplier, LEAST_NOISE, LARGEST_NOISE)
+    if privacy.min_separation is None and privacy.mode != "gaussian":
+        raise OutOfRange(
+            f"privacy.min_separation=null: {privacy.mode} needs one, e.g. privacy.min_separation=20: a phone then "
+            "takes part once in 20 rounds at most. Only privacy.mode=gaussian can sample without it."
+        )
+    if privacy.min_separation is not None:
+        _at_least("privacy.min_separation", privacy.min_separation, 1)
+    if privacy.max_participations is not None:
+        if privacy.min_separation is None:
+            raise OutOfRange(
+                f"privacy.max_participations={privacy.max_participations}: Poisson sampling has no such limit; "
+                "set privacy.min_separation too, or leave it null."
+            )
+        _at_least("privacy.max_participations", privacy.max_participations, 1)
     if privacy.delta is None or not 0.0 < privacy.delta < 1.0:
         raise OutOfRange(f"privacy.delta={privacy.delta}: must be in (0, 1) and below 1/population, e.g. 1e-4.")
+
+
+def _validate_adaptive_clip(privacy: PrivacyConfig) -> None:
+    adaptive = privacy.adaptive_clip
+    if adaptive is None:
+        return
+    AdaptiveClipSettings(privacy.clip, adaptive.target_quantile, adaptive.learning_rate, adaptive.count_noise)
+    if privacy.min_separation is not None or privacy.mode not in ("none", "gaussian"):
+        raise OutOfRange(
+            f"privacy.adaptive_clip: does not go with privacy.mode={privacy.mode} and a separation, whose noise is "
+            "analysed for one sensitivity over all steps. Set it to null and choose privacy.clip, for instance from a "
+            "short run beforehand that is charged on its own."
+        )
 
 
 def _validate_cohort(cohort: CohortConfig) -> None:

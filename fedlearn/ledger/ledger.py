@@ -1,11 +1,13 @@
-"""The record of what was spent: reserve, charge durably before the first noise draw, commit after publication. ::
+"""The record of what was spent, for one scope: grants, runs, and each run's reserve, charge and commit. ::
 
-    reservation = ledger.reserve(step, attempt)
+    ledger = Ledger.open(where)
+    account = ledger.open_run(run, purpose, epoch, plan, config_digest)
+    reservation = account.reserve(step, attempt)
     ...                                            # draw the cohort, collect, sum
-    charge = ledger.charge(reservation, event, bounded.digest)
+    charge = account.charge(reservation, task_digest, bounded.digest)
     mean = mechanism.release(bounded, charge)
     ...                                            # server step, publish
-    ledger.commit(charge, published_digest)
+    account.commit(charge, published_digest)
 
 A crash anywhere in between over-counts and never under-counts.
 """
@@ -13,120 +15,126 @@ A crash anywhere in between over-counts and never under-counts.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fedlearn.clock import Clock, system_clock
-from fedlearn.errors import BudgetExceeded, ChargeMismatch, LedgerDamaged, LedgerError
+from fedlearn.errors import LedgerDamaged, LedgerError
+from fedlearn.ledger.anchor import Anchor, AnchorFile, Mark, restored
+from fedlearn.ledger.authority import require_authority, signed_grant, signed_recovery
 from fedlearn.ledger.book import Book
+from fedlearn.ledger.chain import Chain
+from fedlearn.ledger.checkpoint import LedgerCheckpoint
 from fedlearn.ledger.entries import (
     GENESIS,
-    Budget,
     Charged,
     Committed,
     Entry,
+    Granted,
     Opened,
+    Planned,
+    Recovered,
     Reserved,
+    Row,
+    RunClosed,
+    RunOpened,
     Voided,
-    from_row,
     to_row,
 )
-from fedlearn.ledger.store import UNUSABLE, RowStore, create
-from fedlearn.privacy.accountants import Spend, epsilon, largest_count
-from fedlearn.privacy.events import PoissonGaussian
-from fedlearn.types import Charge
+from fedlearn.ledger.scope import Scope
+from fedlearn.ledger.signing import SigningKey, held_operator_key, require_key
+from fedlearn.ledger.store import UNUSABLE, RowStore
+from fedlearn.ledger.where import Where, create_store, open_store
+from fedlearn.privacy.events import MatrixGaussian
 
-LEDGER_FILE = "ledger.sqlite"
+if TYPE_CHECKING:
+    from fedlearn.ledger.account import RunAccount
 
-E = TypeVar("E", Reserved, Voided, Charged, Committed)
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """Leave to attempt one step; turns into a charge or is voided.
-
-    Args:
-        id: ledger id of the reservation.
-        step: mechanism step.
-        attempt: charges made for the step before this one.
-    """
-
-    id: int
-    step: int
-    attempt: int
+E = TypeVar("E", Granted, RunOpened, Reserved, Voided, Charged, Committed, RunClosed, Recovered)
 
 
 class Ledger:
-    """One run's spend, on disk, with one writer. Make it with ``Ledger.open``; it may be used from several threads.
+    """One scope's spend, shared by the processes that are given its place; a process may use it from several threads.
 
-    Entries are chained by SHA-256, so an entry altered, dropped or swapped in the middle is found at open. That entries
-    were cut off at the end, or the file is an older copy, only something outside it can tell: ``privacy.tally``.
+    Entries are chained by SHA-256 and signed, so an entry altered, dropped, swapped or forged is found when it is read.
+    That entries were cut off at the end, or that the ledger is an older copy, its anchor tells, or a checkpoint.
+
+    Args:
+        store: holds the rows, the first among them.
+        anchor_of: returns the anchor of a ledger id.
+        key_of: returns this machine's key for an operator's public key, or None.
+        clock: times of the entries.
+
+    Raises:
+        LedgerDamaged: the content contradicts itself.
     """
 
-    def __init__(self, path: Path, store: RowStore, clock: Clock) -> None:
-        self._path = path
+    def __init__(
+        self,
+        store: RowStore,
+        anchor_of: Callable[[str], Anchor] = AnchorFile,
+        key_of: Callable[[str], SigningKey | None] = held_operator_key,
+        clock: Clock = system_clock,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._lock = threading.RLock()
-        self._entries, self._book, self._hash = _replay(path, store)
+        self._chain = Chain(store.name)
         self._failed = False
-        self._extra_fits: dict[Spend, bool] = {}
+        self._chain.take(store.rows())
+        if not self._chain.entries:
+            raise LedgerDamaged(f"{self.name}: entry 0 is bad: there is none. {UNUSABLE}")
+        self._anchor = anchor_of(self.scope.ledger_id)
+        self._key = key_of(self.scope.operator_key)
+        mark = self._anchor.mark()
+        self._missing = mark if mark is not None and not self._chain.contains(mark) else None
 
     @classmethod
-    def open(cls, path: Path, budget: Budget, clock: Clock = system_clock, *, must_exist: bool = False) -> Ledger:
-        """Open the ledger of a run, or make it, with the whole plan checked against the budget first.
+    def create(cls, where: Where, scope: Scope, clock: Clock = system_clock) -> Ledger:
+        """Make a ledger and open it.
 
         Args:
-            path: the file, ``RUN/ledger.sqlite``.
-            budget: the run's; must equal the stored one where the file exists.
+            where: a path, or the URL of a PostgreSQL database that holds no ledger yet.
+            scope: with this machine's operator key.
             clock: times of the entries.
-            must_exist: for a run that goes on: a ledger that was removed is not silently begun anew.
 
         Raises:
-            BudgetExceeded: the planned steps spend more than the budget; the message has the largest number that fits.
-            LedgerLocked: another process holds the file.
-            LedgerDamaged: its content contradicts itself.
-            LedgerError: it is another run's, is absent though it must exist, or cannot be written.
+            LedgerError: there is a ledger already, it cannot be made, or the operator key is another machine's.
         """
-        if not path.exists():
-            if must_exist:
-                raise LedgerError(f"{path}: the ledger of this run is gone; what it spent is unknown. Start a new run.")
-            _require_plan_fits(budget)
-            # If another process makes it at the same moment, its content is checked below like any other's.
-            with suppress(FileExistsError):
-                create(path, to_row(Opened(0, float(clock()), budget), GENESIS))
-        store = RowStore(path)
+        key = require_key(held_operator_key(scope.operator_key), scope.operator_key, str(where))
+        create_store(where, to_row(Opened(0, float(clock()), scope), GENESIS, key.sign))
+        return cls.open(where, clock)
+
+    @classmethod
+    def open(cls, where: Where, clock: Clock = system_clock, *, writable: bool = True) -> Ledger:
+        """Open a ledger and check all of it.
+
+        Args:
+            where: its path, or the URL of its PostgreSQL database.
+            clock: times of the entries.
+            writable: False to read it, also where nothing can be written.
+
+        Raises:
+            LedgerLocked: another process holds it.
+            LedgerDamaged: its content contradicts itself.
+            LedgerError: there is none, or it cannot be opened.
+        """
+        store = open_store(where, writable=writable)
         try:
-            ledger = cls(path, store, clock)
-            ledger._require_budget(budget)
+            return cls(store, clock=clock)
         except BaseException:
             store.close()
             raise
-        return ledger
 
     @classmethod
-    def read(cls, path: Path) -> tuple[Entry, ...]:
-        """Return the checked entries of a ledger that no process holds, and let go of it.
-
-        Raises:
-            LedgerError: it does not exist.
-            LedgerLocked: a process holds it.
-            LedgerDamaged: its content contradicts itself.
-        """
-        if not path.exists():
-            raise LedgerError(f"{path}: no ledger here.")
-        store = RowStore(path)
-        try:
-            return tuple(_replay(path, store)[0])
-        finally:
-            store.close()
+    def read(cls, where: Where) -> tuple[Entry, ...]:
+        """Return the checked entries of a ledger, and let go of it; raises what ``open`` raises."""
+        with cls.open(where, writable=False) as ledger:
+            return ledger.entries()
 
     def close(self) -> None:
-        """Give the file back. An open reservation stays open and can be taken up again."""
+        """Let go. Open reservations stay open and can be taken up again."""
         with self._lock:
             self._store.close()
 
@@ -137,196 +145,211 @@ class Ledger:
         self.close()
 
     @property
-    def budget(self) -> Budget:
-        """What the run may spend."""
-        if self._book.budget is None:
-            raise LedgerDamaged(f"{self._path}: has no budget.")
-        return self._book.budget
+    def name(self) -> str:
+        """The path, or the URL without its password."""
+        return self._store.name
 
-    def reserve(self, step: int, attempt: int) -> Reservation:
-        """Announce one attempt at a step, durably, before its cohort is drawn.
+    @property
+    def scope(self) -> Scope:
+        """Whose budget this is."""
+        return self._chain.scope
 
-        Asking again for the reservation that is open returns it: a run that was killed before its charge goes on with
-        the same cohort.
+    @property
+    def book(self) -> Book:
+        """What follows from the entries; to be read only."""
+        return self._chain.book
+
+    @property
+    def restored(self) -> bool:
+        """Whether an entry is missing under which this machine made a charge: nothing can be spent."""
+        return self._missing is not None
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Return every entry that this process has seen, in order."""
+        return tuple(self._chain.entries)
+
+    def rows(self) -> list[Row]:
+        """Return every entry as it is stored."""
+        with self._lock:
+            return self._store.rows()
+
+    def refresh(self) -> None:
+        """Take up what other processes appended."""
+        with self._lock:
+            self._chain.take(self._store.rows(self._chain.head.length))
+
+    def open_run(self, run: str, purpose: str, epoch: str, plan: Sequence[Planned], config_digest: str) -> RunAccount:
+        """Reserve a run's whole plan, durably, and return the account that pays for its steps.
 
         Args:
-            step: mechanism step, >= 0, not released yet.
-            attempt: ``next_attempt(step)``.
+            run: a name that the ledger does not have yet.
+            purpose: what the model is for; with ``epoch`` it names the quota.
+            epoch: the budget period.
+            plan: what the run will release at most, at least one part.
+            config_digest: SHA-256 (hex) of the run's configuration.
 
         Raises:
-            BudgetExceeded: no further charge fits.
-            ChargeMismatch: another reservation is open, the step was released, or the attempt is not the next.
+            BudgetExceeded: the plan does not fit the cap or the quota; the message has the largest count that does.
+            ChargeMismatch: there is such a run.
+            InvalidSpend: an event has no accountant under the scope's relation.
+            LedgerRestored: the ledger lacks charges that were made from here.
         """
-        with self._lock:
-            held = self._book.open_reservation
-            if held is not None and (held.step, held.attempt) == (step, attempt):
-                return Reservation(held.sequence, step, attempt)
-            self._require_fits(self.budget.event)
-            entry = self._append(lambda sequence, time: Reserved(sequence, time, step, attempt))
-            return Reservation(entry.sequence, step, attempt)
+        self.append(lambda sequence, time: RunOpened(sequence, time, run, purpose, epoch, tuple(plan), config_digest))
+        return self.run(run)
 
-    def void(self, reservation: Reservation, reason: str) -> None:
-        """End a reservation with the statement that no noise was drawn for it.
+    def run(self, name: str) -> RunAccount:
+        """Return the account of a run that was opened before, by any process.
 
         Raises:
-            ChargeMismatch: it was charged (a charge is final) or is not open.
+            ChargeMismatch: there is no such run.
         """
-        with self._lock:
-            self._append(lambda sequence, time: Voided(sequence, time, reservation.id, reason))
+        from fedlearn.ledger.account import RunAccount  # noqa: PLC0415 - needs this class
 
-    def charge(self, reservation: Reservation, event: PoissonGaussian, sum_digest: str) -> Charge:
-        """Spend one event on one sum, durably. Only after this returns may noise be drawn, once.
+        with self._lock:
+            if name not in self.book.runs:
+                self.refresh()
+            return RunAccount(self, self.book.run(name))
+
+    def grant(self, purpose: str, epoch: str, epsilon: float, authority: SigningKey) -> None:
+        """Give (purpose, epoch) a quota, or another one: a renewal.
 
         Args:
-            reservation: the open one.
-            event: what the release spends.
-            sum_digest: ``BoundedSum.digest``.
+            purpose: of the runs it is for.
+            epoch: likewise.
+            epsilon: quota at the scope's delta, in (0, the cap].
+            authority: the key whose public half the scope names.
 
         Raises:
-            BudgetExceeded: the event does not fit; nothing is recorded.
-            ChargeMismatch: the reservation is not open, or the digest is malformed.
+            BudgetExceeded: runs of (purpose, epoch) hold more already.
+            OutOfRange: the key is not the authority's.
         """
-        with self._lock:
-            self._require_fits(event)
-            entry = self._append(
-                lambda sequence, time: Charged(sequence, time, reservation.id, reservation.step, event, sum_digest)
-            )
-            return Charge(
-                id=entry.sequence, step=entry.step, noise_multiplier=event.noise_multiplier, sum_digest=sum_digest
-            )
+        self.append(signed_grant(self.scope, authority, purpose, epoch, float(epsilon)), spends=False)
 
-    def commit(self, charge: Charge | Charged, published_digest: str) -> None:
-        """Record that a charge's release was published.
+    def recover(self, authority: SigningKey, reason: str) -> None:
+        """Make a restored ledger usable again by charging all that any open or lost run planned.
+
+        Runs that were charged from this machine and are not in the ledger any more are entered again first.
 
         Args:
-            charge: as returned by ``charge``; after a crash between publication and commit, the entry from
-                ``uncommitted``, which can be committed but can pay for no further release.
-            published_digest: SHA-256 (hex) of what was published.
+            authority: the key whose public half the scope names.
+            reason: what happened, for the record.
 
         Raises:
-            ChargeMismatch: no such charge, committed before, or its step was released under another charge.
+            BudgetExceeded: the lost runs do not fit any more; start a new ledger.
+            LedgerError: nothing is missing.
+            OutOfRange: the key is not the authority's, or the scope has none.
         """
-        identity = charge.id if isinstance(charge, Charge) else charge.sequence
+        require_authority(self.scope, authority)
+        if not self.restored:
+            raise LedgerError(f"{self.name}: no charge of this machine is missing; there is nothing to recover.")
         with self._lock:
-            self._append(lambda sequence, time: Committed(sequence, time, identity, published_digest))
+            for lost in self._anchor.runs():
+                self._enter_again(lost)
+            self.append(signed_recovery(self.scope, authority, reason), spends=False)
+            self._anchor.reset(self._chain.head)
+            self._missing = None
 
-    def fits(self, event: PoissonGaussian, count: int = 1) -> bool:
-        """Return whether ``count`` >= 0 more charges of ``event`` stay within the budget.
+    def checkpoint(self) -> LedgerCheckpoint:
+        """Return a signed statement of the ledger's length, to be kept elsewhere."""
+        key = require_key(self._key, self.scope.operator_key, self.name)
+        with self._lock:
+            self.refresh()
+            head = self._chain.head
+            return LedgerCheckpoint.signed(key, self.scope.ledger_id, head.length, head.hash, float(self._clock()))
 
-        Charges of the plan's own event are counted against its steps, which were certified when the ledger was made;
-        anything else is composed by the accountant.
+    def require(self, checkpoint: LedgerCheckpoint) -> None:
+        """Raise LedgerRestored if the ledger does not contain what the checkpoint states.
+
+        Raises:
+            LedgerRestored: it is shorter, or another.
+            LedgerDamaged: the checkpoint is not this ledger's, or not signed by its operator.
+        """
+        if checkpoint.ledger_id != self.scope.ledger_id:
+            raise LedgerDamaged(f"checkpoint: is of ledger {checkpoint.ledger_id}, not {self.scope.ledger_id}.")
+        if not checkpoint.is_signed_by(self.scope.operator_key):
+            raise LedgerDamaged("checkpoint: its signature is not the ledger's operator's.")
+        mark = Mark(checkpoint.length, checkpoint.hash)
+        if not self._chain.contains(mark):
+            raise restored(self.name, mark)
+
+    def require_anchor(self) -> None:
+        """Raise LedgerRestored if a charge that was made from this machine is missing."""
+        if self._missing is not None:
+            raise restored(self.name, self._missing)
+
+    def append(self, make: Callable[[int, float], E], *, spends: bool = True) -> E:
+        """Append the entry that ``make(sequence, time)`` returns: check, make durable, and only then believe it.
+
+        Args:
+            make: called once, after everything that other processes appended is known.
+            spends: refuse in a restored ledger.
+
+        Raises:
+            BudgetExceeded, ChargeMismatch, InvalidSpend: it may not follow; nothing is recorded.
+            LedgerRestored: the ledger lacks a charge that was made from here.
+            LedgerLocked: another process kept it too long; nothing is recorded, and it may be tried again.
+            LedgerError: the write failed; the ledger must be opened again.
         """
         with self._lock:
-            budget = self.budget
-            held = dict(self._book.events)
-            if set(held) | {event} == {budget.event} and held.get(event, 0) + count <= budget.steps:
-                return True
-            spend = tuple(sorted((held | {event: held.get(event, 0) + count}).items(), key=str))
-            if spend not in self._extra_fits:
-                self._extra_fits[spend] = epsilon(spend, budget.delta) <= budget.epsilon
-            return self._extra_fits[spend]
-
-    def remaining_charges(self) -> int:
-        """Return how many more of the plan's charges fit: the releases that are still possible.
-
-        A run that was killed between charge and commit has wasted a charge, so this can be less than the steps that are
-        left; the run then ends early rather than overspend.
-        """
-        with self._lock:
-            budget, held = self.budget, self._book.events
-            spent = held[budget.event]
-            certified = max(budget.steps - spent, 0) if set(held) <= {budget.event} else 0
-            if not self.fits(budget.event, certified + 1):
-                return certified
-            return largest_count(budget.event, budget.epsilon, budget.delta, spent=tuple(held.items()))
-
-    def next_attempt(self, step: int) -> int:
-        """Return the attempt number a reservation of ``step`` must carry: the charges made for it so far."""
-        return self._book.charges_of_step[step]
-
-    def open_reservation(self) -> Reservation | None:
-        """Return the reservation that is neither charged nor voided, if any."""
-        held = self._book.open_reservation
-        return None if held is None else Reservation(held.sequence, held.step, held.attempt)
-
-    def uncommitted(self) -> tuple[Charged, ...]:
-        """Return the charges without a commit: spent, and after a crash perhaps wasted."""
-        return tuple(entry for sequence, entry in self._book.charges.items() if sequence not in self._book.commits)
-
-    def charged_digests(self) -> tuple[str, ...]:
-        """Return the sum digest of every charge, in order."""
-        return tuple(entry.sum_digest for entry in self._book.charges.values())
-
-    def committed(self) -> tuple[Committed, ...]:
-        """Return the commits, in order."""
-        return tuple(self._book.commits.values())
-
-    def events(self) -> tuple[Entry, ...]:
-        """Return every entry, in order."""
-        return tuple(self._entries)
-
-    def spent_events(self) -> tuple[tuple[PoissonGaussian, int], ...]:
-        """Return what was charged, committed or not: each event and how often."""
-        return tuple(self._book.events.items())
-
-    def spent(self, delta: float | None = None) -> float:
-        """Return epsilon of every charge, committed or not, at ``delta`` (the budget's by default)."""
-        return epsilon(self.spent_events(), self.budget.delta if delta is None else delta)
-
-    def _require_budget(self, budget: Budget) -> None:
-        if self.budget != budget:
-            raise LedgerError(f"{self._path}: belongs to another run or plan ({self.budget}); use a new run directory.")
-
-    def _require_fits(self, event: PoissonGaussian) -> None:
-        if not self.fits(event):
-            budget = self.budget
-            raise BudgetExceeded(
-                f"{self._path}: one more release after {len(self._book.charges)} charges would exceed epsilon "
-                f"{budget.epsilon:g} at delta {budget.delta:g}; {len(self._book.commits)} were published. "
-                "The run ends here."
-            )
-
-    def _append(self, make: Callable[[int, float], E]) -> E:
-        """Check the entry against the book, make it durable, and only then believe it."""
-        if self._failed:
-            raise LedgerError(f"{self._path}: an earlier write failed; open the ledger again to see what it holds.")
-        entry = make(self._book.length, float(self._clock()))
-        self._book.check(entry)
-        row = to_row(entry, self._hash)
-        try:
+            key = require_key(self._key, self.scope.operator_key, self.name)
+            if self._failed:
+                raise LedgerError(f"{self.name}: an earlier write failed; open the ledger again to see what it holds.")
+            if spends:
+                self.require_anchor()
+            head = self._chain.head
+            unseen = self._store.begin(head.length, head.hash)
+            try:
+                if unseen:
+                    self._chain.take(unseen)
+                    head = self._chain.head
+                entry = make(head.length, float(self._clock()))
+                self.book.check(entry)
+                row = to_row(entry, head.hash, key.sign)
+            except BaseException:
+                self._store.cancel()
+                raise
+            self._failed = True  # until it is known to be durable
             self._store.append(row)
-        except BaseException:
-            self._failed = True
-            raise
-        self._book.apply(entry)
-        self._entries.append(entry)
-        self._hash = row.hash
-        return entry
+            self._failed = False
+            self._chain.believe(entry, row.hash)
+            self._fasten(entry)
+            return entry
 
+    def _fasten(self, entry: Entry) -> None:
+        """Note the head outside the ledger where a copy without this entry would allow more than it may.
 
-def _replay(path: Path, store: RowStore) -> tuple[list[Entry], Book, str]:
-    """Read, chain-check and re-enact every entry."""
-    entries: list[Entry] = []
-    book, previous = Book(), GENESIS
-    for expected, row in enumerate(store.rows()):
-        try:
-            entry = from_row(row, previous)
-            book.apply(entry)
-        except (LedgerDamaged, ChargeMismatch) as error:
-            raise LedgerDamaged(f"{path}: entry {expected} is bad: {error} {UNUSABLE}") from error
-        entries.append(entry)
-        previous = row.hash
-    if not entries:
-        raise LedgerDamaged(f"{path}: entry 0 is bad: there is none. {UNUSABLE}")
-    return entries, book, previous
+        Without a charge, what it paid for would be free; without the commit of a matrix mechanism's step, the step
+        could be released again at no cost; without a closing, the run could spend what it has given back.
+        """
+        match entry:
+            case Charged():
+                self._anchor.keep(self.book.run(entry.run).opened)
+            case Committed():
+                state = self.book.run_of_charge[entry.charge]
+                part = state.charges[entry.charge].part
+                if not isinstance(state.opened.plan[part].event, MatrixGaussian):
+                    return
+            case RunClosed():
+                pass
+            case _:
+                return
+        self._anchor.raise_to(self._chain.head, self._contains_now)
 
+    def _contains_now(self, mark: Mark) -> bool:
+        if mark.length > self._chain.head.length:
+            self.refresh()
+        return self._chain.contains(mark)
 
-def _require_plan_fits(budget: Budget) -> None:
-    spent = epsilon([(budget.event, budget.steps)], budget.delta, neighboring_relation=budget.neighboring_relation)
-    if spent <= budget.epsilon:
-        return
-    largest = largest_count(budget.event, budget.epsilon, budget.delta, at_most=budget.steps)
-    raise BudgetExceeded(
-        f"{budget.steps} releases spend epsilon {spent:.4f} at delta {budget.delta:g}, the budget is "
-        f"{budget.epsilon:g}; at most {largest} fit. Use fewer rounds, more noise or a larger budget."
-    )
+    def _enter_again(self, lost: RunOpened) -> None:
+        known = self.book.runs.get(lost.run)
+        if known is not None and known.opened.plan == lost.plan:
+            return
+        name = lost.run if known is None else f"{lost.run} (lost {lost.sequence})"
+        if name in self.book.runs:
+            return
+        self.append(
+            lambda sequence, time: RunOpened(
+                sequence, time, name, lost.purpose, lost.epoch, lost.plan, lost.config_digest
+            ),
+            spends=False,
+        )

@@ -1,73 +1,114 @@
-"""Epsilon from events, by dp-accounting's privacy loss distributions. The only module that imports dp_accounting.
+"""Epsilon from events: which accountant answers for which events, under which relation.
 
-The accountant of record is the PLD accountant (Doroshenko, Ghazi, Kamath, Kumar and Manurangsi 2022, "Connect the
-Dots"), pessimistic: every rounding errs toward more epsilon. Two error sources that the library itself does not cover
-are covered here: composition by FFT leaves a floating-point error in delta, for which a margin is subtracted from delta
-first, and a distribution too wide for memory is put on a coarser grid, which can only raise epsilon.
+================  =====================================  ===================================================
+relation          events                                 accountant
+================  =====================================  ===================================================
+add-or-remove     Poisson-sampled, truncated, metrics    privacy loss distributions (``pld``)
+zero-out          matrix mechanisms, metrics             the exact Gaussian (``gaussian``)
+replace-one       fixed-size cohorts                     Renyi divergences (``renyi``)
+any               with a repeat-and-select among them    Renyi divergences, for the whole spend
+================  =====================================  ===================================================
+
+Everything else is refused: an event is never converted to another relation by name. Every rounding errs toward more
+epsilon, and a figure that is no number >= 0 is an error, never zero.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial, reduce
-from typing import Final, Protocol, cast
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache, partial
+from typing import Final, cast
 
-import numpy as np
+from fedlearn.errors import InvalidSpend
+from fedlearn.privacy.dp_library import accounting_version
+from fedlearn.privacy.events import (
+    Event,
+    FixedSizeGaussian,
+    MatrixGaussian,
+    MetricRelease,
+    NeighboringRelation,
+    PoissonGaussian,
+    RepeatAndSelect,
+    SingleEvent,
+    TruncatedPoissonGaussian,
+    event_to_json,
+    kind_of,
+)
+from fedlearn.privacy.gaussian import gaussian_delta, gaussian_epsilon, mu_of, total_mu
+from fedlearn.privacy.pld import REPORTED, SEARCHING, LossEvent, loss_delta, loss_epsilon
+from fedlearn.privacy.renyi import composed_curve, curve_delta, curve_epsilon
 
-from fedlearn.errors import InvalidSpend, MissingDependency
-from fedlearn.privacy.events import NeighboringRelation, PoissonGaussian
-
-REPORTED: Final = 1e-4
-"""Discretization of privacy losses behind every figure that is reported."""
-
-SEARCHING: Final = 1e-3
-"""Discretization while searching: ten times faster, also an upper bound, loose when epsilon is far below 1."""
+__all__ = [
+    "ACCOUNTANT_OF_RECORD",
+    "NO_CROSS_CHECK",
+    "REPORTED",
+    "SEARCHING",
+    "Accounting",
+    "Spend",
+    "accounting_for",
+    "accounting_version",
+    "delta_at",
+    "epsilon",
+    "epsilon_curve",
+    "largest_count",
+    "require_accountant",
+]
 
 ACCOUNTANT_OF_RECORD: Final = "pld"
+
+NO_CROSS_CHECK: Final = "no cross-check"
 
 _REFUSED: Final = {
     "gdp": "its central-limit approximation reports less epsilon than is spent (0.717 where 2.355 is spent)",
     "clt": "its central-limit approximation reports less epsilon than is spent (0.717 where 2.355 is spent)",
 }
-
-# The FFT error in delta per composed event: measured, not proven. In 1,010 comparisons (about 170 random configurations
-# of 100 to 100,000 events, both directions, deltas 1e-5 to 1e-10) with the same composition of an exponentially tilted
-# distribution, which keeps the tail's relative precision, it was at most 1.06e-16 on the reported grid and 1.64e-16 on
-# the searching one.
-_DELTA_ERROR_REPORTED: Final = 1.25e-16
-_DELTA_ERROR_SEARCHING: Final = 2e-16
-_MAX_MARGIN_SHARE: Final = 0.1
 _MAX_ANCHORS: Final = 128
-# Cells of the widest distribution kept: beyond, a coarser grid, which only raises epsilon.
-_MAX_CELLS_REPORTED: Final = 1 << 21
-_MAX_CELLS_SEARCHING: Final = 1 << 18
 
-Spend = Sequence[tuple[PoissonGaussian, int]]
+_KINDS: Final[dict[NeighboringRelation, tuple[type[SingleEvent], ...]]] = {
+    NeighboringRelation.ADD_OR_REMOVE: (PoissonGaussian, TruncatedPoissonGaussian, MetricRelease),
+    NeighboringRelation.ZERO_OUT: (MatrixGaussian, MetricRelease),
+    NeighboringRelation.REPLACE_ONE: (FixedSizeGaussian,),
+}
+
+Spend = Sequence[tuple[Event, int]]
 """Events with how often each happened."""
 
 
-class _Distribution(Protocol):
-    """The part of dp-accounting's PrivacyLossDistribution that is used here."""
+class _Route(Enum):
+    """The accountant that answers."""
 
-    def self_compose(self, num_times: int) -> _Distribution: ...
-    def compose(self, privacy_loss_distribution: _Distribution) -> _Distribution: ...
-    def get_epsilon_for_delta(self, delta: float) -> float: ...
-    def get_delta_for_epsilon(self, epsilon: float) -> float: ...
+    LOSSES = "losses"
+    EXACT = "exact"
+    RENYI = "renyi"
 
 
-def accounting_version() -> str:
-    """Return dp-accounting's version: part of every key under which a computed figure is cached.
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """How a figure was made, in words for a report.
+
+    Args:
+        accountant: what composed the events.
+        conversion: how (epsilon, delta) was read off the composition.
+        cross_check: the second, independent accountant and where it runs, or ``"no cross-check"``.
+    """
+
+    accountant: str
+    conversion: str
+    cross_check: str
+
+
+def accounting_for(events: Spend, neighboring_relation: NeighboringRelation) -> Accounting:
+    """Return which accountant answers for these events under this relation.
 
     Raises:
-        MissingDependency: dp-accounting is not installed.
+        InvalidSpend: none does; the message says why.
     """
-    try:
-        return importlib.metadata.version("dp-accounting")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise _missing() from error
+    spend = _normalised(events)
+    return _describe(spend, _route(spend, neighboring_relation), neighboring_relation)
 
 
 def require_accountant(name: str) -> None:
@@ -95,39 +136,58 @@ def epsilon(
     Args:
         events: each event and how often it happened (>= 0), in any order.
         delta: in (0, 1).
-        discretization: grid of privacy losses, ``REPORTED`` or ``SEARCHING``.
-        neighboring_relation: only add-or-remove has an accountant for these events.
-        accountant: only ``"pld"``.
+        discretization: grid of privacy losses, ``REPORTED`` or ``SEARCHING``; the other accountants have none.
+        neighboring_relation: of the budget; decides with the kinds of events which accountant answers.
+        accountant: only ``"pld"``: the one of record for the relation.
 
     Returns:
         Epsilon >= 0: 0.0 for no events, ``inf`` when no finite epsilon holds at this delta.
 
     Raises:
-        InvalidSpend: a count, delta, relation or accountant that cannot be accounted for, or a delta so small that
-            floating point cannot bound it over this many events.
+        InvalidSpend: a count, delta, relation or accountant that cannot be accounted for, a delta so small that
+            floating point cannot bound it over this many events, or a figure that came out as no number.
     """
     require_accountant(accountant)
-    _require_relation(neighboring_relation)
     spend = _normalised(events)
-    return _epsilon(spend, _effective_delta(spend, delta, discretization), discretization) if spend else 0.0
+    route = _route(spend, neighboring_relation)
+    _require_delta(delta)
+    return _checked(_epsilon(spend, delta, discretization, route), "epsilon") if spend else 0.0
 
 
-def delta_at(events: Spend, target_epsilon: float, *, discretization: float = REPORTED) -> float:
+def delta_at(
+    events: Spend,
+    target_epsilon: float,
+    *,
+    discretization: float = REPORTED,
+    neighboring_relation: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
+) -> float:
     """Return an upper bound on the delta of all events together at ``target_epsilon`` >= 0.
 
     Raises:
-        InvalidSpend: epsilon is negative or NaN, or a count is not an integer >= 0.
+        InvalidSpend: epsilon is negative or NaN, a count is not an integer >= 0, or no accountant answers.
     """
     if not target_epsilon >= 0:
         raise InvalidSpend(f"epsilon={target_epsilon}: must be >= 0.")
     spend = _normalised(events)
+    route = _route(spend, neighboring_relation)
     if not spend:
         return 0.0
-    raw = float(_composed(spend, discretization).get_delta_for_epsilon(target_epsilon))
-    return min(1.0, max(raw, 0.0) + _margin(spend, discretization))
+    if route is _Route.EXACT:
+        value = gaussian_delta(_total_mu(spend), target_epsilon)
+    elif route is _Route.RENYI:
+        value = curve_delta(composed_curve(spend), target_epsilon)
+    else:
+        value = loss_delta(cast(Sequence[tuple[LossEvent, int]], spend), target_epsilon, discretization)
+    return _checked(value, "delta")
 
 
-def epsilon_curve(event: PoissonGaussian, counts: Sequence[int], delta: float) -> tuple[float, ...]:
+def epsilon_curve(
+    event: Event,
+    counts: Sequence[int],
+    delta: float,
+    *,
+    neighboring_relation: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
+) -> tuple[float, ...]:
     """Return upper bounds on epsilon after each of ``counts`` repetitions of one event.
 
     Cheap enough to draw a curve: losses are on the ``SEARCHING`` grid, only the largest count is also computed on the
@@ -138,6 +198,7 @@ def epsilon_curve(event: PoissonGaussian, counts: Sequence[int], delta: float) -
         event: the repeated event.
         counts: repetitions, each >= 0, in any order.
         delta: in (0, 1).
+        neighboring_relation: as in ``epsilon``.
 
     Returns:
         One epsilon per entry of ``counts``.
@@ -147,11 +208,12 @@ def epsilon_curve(event: PoissonGaussian, counts: Sequence[int], delta: float) -
         return ()
     stride = math.ceil(len(distinct) / _MAX_ANCHORS)
     anchors = sorted({distinct[-1], *distinct[stride - 1 :: stride]})
-    cap = epsilon([(event, distinct[-1])], delta)
+    cap = epsilon([(event, distinct[-1])], delta, neighboring_relation=neighboring_relation)
     value_at: dict[int, float] = {}
     running = cap
     for anchor in reversed(anchors):
-        running = min(running, epsilon([(event, anchor)], delta, discretization=SEARCHING))
+        coarse = epsilon([(event, anchor)], delta, discretization=SEARCHING, neighboring_relation=neighboring_relation)
+        running = min(running, coarse)
         value_at[anchor] = running
     values: dict[int, float] = {}
     following = iter(anchors)
@@ -164,7 +226,13 @@ def epsilon_curve(event: PoissonGaussian, counts: Sequence[int], delta: float) -
 
 
 def largest_count(
-    event: PoissonGaussian, target_epsilon: float, delta: float, *, spent: Spend = (), at_most: int = 1 << 20
+    event: Event,
+    target_epsilon: float,
+    delta: float,
+    *,
+    spent: Spend = (),
+    at_most: int = 1 << 20,
+    neighboring_relation: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
 ) -> int:
     """Return the largest n such that ``spent`` plus n times ``event`` stays within (target_epsilon, delta).
 
@@ -174,26 +242,29 @@ def largest_count(
         delta: in (0, 1).
         spent: what was spent before.
         at_most: where the search stops, >= 0.
+        neighboring_relation: as in ``epsilon``.
 
     Returns:
         n in [0, at_most]; 0 also when ``spent`` alone is over the budget.
+
+    Raises:
+        InvalidSpend: the events have no accountant under the relation.
     """
+    route = _route(_normalised([*spent, (event, 1)]), neighboring_relation)
+    grids = (SEARCHING, REPORTED) if route is _Route.LOSSES else (REPORTED,)
 
-    # The searching grid's answer is never too large, so the exact one lies at or above it.
+    def fits(discretization: float, count: int) -> bool:
+        spend = [*spent, (event, count)]
+        try:
+            value = epsilon(spend, delta, discretization=discretization, neighboring_relation=neighboring_relation)
+        except InvalidSpend:  # delta too small for so many events: cannot be certified, so it does not fit
+            return False
+        return value <= target_epsilon
+
     low = 0
-    for discretization in (SEARCHING, REPORTED):
-        fits = partial(_within, event, target_epsilon, delta, spent, discretization=discretization)
-        low = _largest(fits, low, at_most)
+    for discretization in grids:  # the searching grid's answer is never too large: the other lies at or above it
+        low = _largest(partial(fits, discretization), low, at_most)
     return low
-
-
-def _within(
-    event: PoissonGaussian, target: float, delta: float, spent: Spend, count: int, *, discretization: float
-) -> bool:
-    try:
-        return epsilon([*spent, (event, count)], delta, discretization=discretization) <= target
-    except InvalidSpend:  # delta too small for so many events: cannot be certified, so it does not fit
-        return False
 
 
 def _largest(fits: Callable[[int], bool], low: int, at_most: int) -> int:
@@ -208,105 +279,88 @@ def _largest(fits: Callable[[int], bool], low: int, at_most: int) -> int:
     return low
 
 
-def _missing() -> MissingDependency:
-    return MissingDependency("Accounting needs dp-accounting: pip install 'fedlearn[privacy]'")
-
-
-def _require_relation(relation: NeighboringRelation) -> None:
-    if relation is not NeighboringRelation.ADD_OR_REMOVE:
-        raise InvalidSpend(
-            f"neighboring_relation={relation.value!r}: Poisson-sampled events are accounted for under add_or_remove "
-            "only; an event is never converted to another relation by name."
-        )
-
-
-def _normalised(events: Spend) -> tuple[tuple[PoissonGaussian, int], ...]:
+def _normalised(events: Spend) -> tuple[tuple[Event, int], ...]:
     """Merge equal events and sort, so that equal spends share one cache entry."""
-    total: Counter[PoissonGaussian] = Counter()
+    total: Counter[Event] = Counter()
     for event, count in events:
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise InvalidSpend(f"count={count!r} of {event}: must be an integer >= 0.")
         total[event] += count
     kept = [(event, count) for event, count in total.items() if count > 0]
-    return tuple(sorted(kept, key=lambda pair: (pair[0].sampling_probability, pair[0].noise_multiplier)))
+    return tuple(sorted(kept, key=lambda pair: event_to_json(pair[0]))) if len(kept) > 1 else tuple(kept)
 
 
-def _margin(spend: Spend, discretization: float) -> float:
-    """Bound the floating-point error of the composed delta; plain Gaussians are merged exactly and leave none."""
-    folded = sum(count for event, count in spend if event.sampling_probability < 1)
-    per_event = _DELTA_ERROR_REPORTED if discretization <= REPORTED else _DELTA_ERROR_SEARCHING
-    return per_event * (folded + len(spend))
+def _route(spend: Spend, relation: NeighboringRelation) -> _Route:
+    """Return the accountant that answers, or refuse."""
+    if not isinstance(relation, NeighboringRelation):
+        raise InvalidSpend(f"neighboring_relation={relation!r}: must be one of {', '.join(NeighboringRelation)}.")
+    allowed = _KINDS[relation]
+    released = [event.event if isinstance(event, RepeatAndSelect) else event for event, _ in spend]
+    for event in released:
+        if not isinstance(event, allowed):
+            has = [name.value for name, kinds in _KINDS.items() if isinstance(event, kinds)]
+            raise InvalidSpend(
+                f"neighboring_relation={relation.value!r}: {kind_of(event)} has an accountant under "
+                f"{' or '.join(has)} only; an event is never converted to another relation by name."
+            )
+    if any(isinstance(event, RepeatAndSelect) for event, _ in spend):
+        if any(isinstance(event, TruncatedPoissonGaussian) for event in released):
+            raise InvalidSpend(
+                "repeat_and_select: is accounted for by Renyi divergences, which truncated_poisson_gaussian does not "
+                "have; use poisson_gaussian without a cap, or give the tuning a budget of its own."
+            )
+        return _Route.RENYI
+    return {
+        NeighboringRelation.ADD_OR_REMOVE: _Route.LOSSES,
+        NeighboringRelation.ZERO_OUT: _Route.EXACT,
+        NeighboringRelation.REPLACE_ONE: _Route.RENYI,
+    }[relation]
 
 
-def _effective_delta(spend: Spend, delta: float, discretization: float) -> float:
+def _describe(spend: Spend, route: _Route, relation: NeighboringRelation) -> Accounting:
+    kinds = {type(event) for event, _ in spend}
+    if route is _Route.EXACT:
+        return Accounting(
+            "exact Gaussian: squares of sensitivity over std add up (Dong, Roth and Su 2022)",
+            "exact (Balle and Wang 2018, theorem 8)",
+            "PLD of the same Gaussian",
+        )
+    if route is _Route.LOSSES:
+        return Accounting(
+            "PLD (dp-accounting), pessimistic, losses on a grid of 1e-4",
+            "exact for the discretized losses (Doroshenko et al. 2022)",
+            "Opacus PRV, in `fedlearn bench accounting`" if kinds == {PoissonGaussian} else NO_CROSS_CHECK,
+        )
+    source = {
+        NeighboringRelation.ADD_OR_REMOVE: "Poisson sampling by Mironov, Talwar and Zhang 2019 (dp-accounting)",
+        NeighboringRelation.ZERO_OUT: "plain Gaussians",
+        NeighboringRelation.REPLACE_ONE: "fixed-size cohorts by Wang, Balle and Kasiviswanathan 2019",
+    }[relation]
+    if RepeatAndSelect in kinds:
+        source += ", repeat and select by Papernot and Steinke 2022"
+    return Accounting(f"RDP: {source}", "RDP to DP by Canonne, Kamath and Steinke 2020, proposition 12", NO_CROSS_CHECK)
+
+
+def _require_delta(delta: float) -> None:
     if not 0 < delta < 1:
         raise InvalidSpend(f"delta={delta}: must be in (0, 1).")
-    margin = _margin(spend, discretization)
-    if margin > _MAX_MARGIN_SHARE * delta:
-        raise InvalidSpend(
-            f"delta={delta}: too small to certify over {sum(count for _, count in spend)} events in floating point; "
-            f"use delta >= {margin / _MAX_MARGIN_SHARE:.1e}."
-        )
-    return delta - margin
+
+
+def _checked(value: float, name: str) -> float:
+    """Return the figure, unless it is no number >= 0: such a figure is never taken for zero."""
+    if not value >= 0:
+        raise InvalidSpend(f"{name}={value}: the accountant gave no number >= 0 at these parameters; no figure holds.")
+    return value
+
+
+def _total_mu(spend: Spend) -> float:
+    return total_mu((mu_of(event), count) for event, count in spend)
 
 
 @lru_cache(maxsize=512)
-def _epsilon(spend: tuple[tuple[PoissonGaussian, int], ...], delta: float, discretization: float) -> float:
-    return _epsilon_of(_composed(spend, discretization), delta)
-
-
-def _epsilon_of(distribution: _Distribution, delta: float) -> float:
-    with np.errstate(over="ignore"):  # an epsilon beyond floating point is reported as infinite
-        return float(distribution.get_epsilon_for_delta(delta))
-
-
-def _composed(spend: Spend, discretization: float) -> _Distribution:
-    merged = [_merge_gaussian(event, count) for event, count in spend]
-    cell = max(_cell(event, count, discretization) for event, count in merged)
-    parts = [_single(event, cell).self_compose(count) for event, count in merged]
-    return reduce(lambda left, right: left.compose(right), parts)
-
-
-def _merge_gaussian(event: PoissonGaussian, count: int) -> tuple[PoissonGaussian, int]:
-    """Replace n plain Gaussians by the one they equal: noise multiplier z / sqrt(n) (Dong, Roth and Su 2022)."""
-    if event.sampling_probability < 1 or count == 1:
-        return event, count
-    # One ulp down: the square root may have been rounded up, and less noise is the safe side.
-    return PoissonGaussian(math.nextafter(event.noise_multiplier / math.sqrt(count), 0.0), 1.0), 1
-
-
-def _cell(event: PoissonGaussian, count: int, wanted: float) -> float:
-    """Return ``wanted``, or a coarser grid where the composed distribution would not fit into memory."""
-    cells = _MAX_CELLS_REPORTED if wanted <= REPORTED else _MAX_CELLS_SEARCHING
-    if 32 * _width(event, count) / wanted <= cells:
-        return wanted
-    rough = max(1e-2, wanted, 32 * _width(event, count) / cells)
-    reach = _epsilon_of(_single(event, rough).self_compose(count), 1e-12)
-    if not math.isfinite(reach):
-        return rough
-    return max(wanted, max(2 * reach, 32 * _width(event, 1)) / cells)
-
-
-def _width(event: PoissonGaussian, count: int) -> float:
-    """Upper estimate of the std of the composed loss; the sampled loss is never wider than the plain Gaussian's."""
-    z = event.noise_multiplier
-    return math.sqrt(count) / z + 1 / (32 * z * z)
-
-
-@lru_cache(maxsize=4)
-def _single(event: PoissonGaussian, cell: float) -> _Distribution:
-    return _builder()(
-        event.noise_multiplier,
-        pessimistic_estimate=True,
-        value_discretization_interval=cell,
-        sampling_prob=event.sampling_probability,
-    )
-
-
-@lru_cache(maxsize=1)
-def _builder() -> Callable[..., _Distribution]:
-    try:
-        from dp_accounting.pld import privacy_loss_distribution  # noqa: PLC0415  # optional, heavy
-    except ImportError as error:
-        raise _missing() from error
-    return cast(Callable[..., _Distribution], privacy_loss_distribution.from_gaussian_mechanism)
+def _epsilon(spend: tuple[tuple[Event, int], ...], delta: float, discretization: float, route: _Route) -> float:
+    if route is _Route.EXACT:
+        return gaussian_epsilon(_total_mu(spend), delta)
+    if route is _Route.RENYI:
+        return curve_epsilon(composed_curve(spend), delta)
+    return loss_epsilon(cast(Sequence[tuple[LossEvent, int]], spend), delta, discretization)

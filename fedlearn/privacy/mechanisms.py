@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from fractions import Fraction
+from typing import Final, Protocol
 
 import numpy as np
 
 from fedlearn.errors import ChargeMismatch, InvalidSpend
-from fedlearn.rng import os_bytes
-from fedlearn.types import F64, BoundedSum, Charge, NoisyMean
+from fedlearn.privacy.exact_normal import CsprngStream, require_scale, rounded_normal
+from fedlearn.privacy.exact_scalar import ByteSource
+from fedlearn.types import I64, BoundedSum, Charge, NoisyMean
 
-ByteSource = Callable[[int], bytes]
-"""Returns that many uniformly random bytes. Production code never passes one: the default is the OS's CSPRNG."""
+_SUM_LIMIT: Final = 2.0**62
 
 _consumed: set[str] = set()
 """Digests of the sums that were released in this process, by any mechanism object. A digest names one sum only: it is
@@ -43,14 +43,11 @@ class GaussianMechanism:
     """Adds independent Gaussian noise to every coordinate of a sum and divides by a public constant.
 
     Formal guarantee: if adding or removing one device moves the exact sum by at most ``bounded.l2_sensitivity`` in L2
-    norm, then one release is the Gaussian mechanism with the given noise multiplier (Dwork and Roth 2014, app. A); with
-    a Poisson-sampled cohort it is the event ``PoissonGaussian``. Rounding the noise to the sum's grid and dividing by a
-    constant are post-processing.
-
-    Honest limit: the noise is a 53-bit floating-point Box-Muller transform of OS randomness, not an exact sampler. It
-    never exceeds 8.6 standard deviations (a tail of 1e-17 is missing) and its smallest steps are rounded, which the
-    accounted delta does not include. Rounding to the grid hides the low-order bits that Mironov (2012) exploits, but is
-    no proof. Reports say "floating-point sampler".
+    norm, then one release is the Gaussian mechanism with the given noise multiplier (Dwork and Roth 2014, app. A);
+    with a Poisson-sampled cohort it is the event ``PoissonGaussian``. The sum x and the noise are integers in grid
+    steps, and x + round(g) = round(x + g) for the continuous Gaussian g: what is released is post-processing of the
+    mechanism that was accounted for, exactly (``exact_normal``). Its std is the noise multiplier times the sensitivity
+    as a rational number, never below.
 
     ============================  ==========================================
     case                          result
@@ -65,48 +62,59 @@ class GaussianMechanism:
     Args:
         noise_multiplier: std of the noise over the sensitivity; finite, > 0.
         denominator: the plan's public constant; finite, > 0.
-        byte_source: for tests only.
+        byte_source: for tests only; by default a fresh ``CsprngStream`` per release.
 
     Raises:
         InvalidSpend: an argument is out of range.
+        MissingDependency: at the release, if ``cryptography`` is not installed.
     """
 
-    def __init__(self, noise_multiplier: float, denominator: float, *, byte_source: ByteSource = os_bytes) -> None:
-        _require_positive("noise_multiplier", noise_multiplier)
-        _require_positive("denominator", denominator)
+    def __init__(self, noise_multiplier: float, denominator: float, *, byte_source: ByteSource | None = None) -> None:
+        require_positive("noise_multiplier", noise_multiplier)
+        require_positive("denominator", denominator)
         self._noise_multiplier = noise_multiplier
         self._denominator = denominator
         self._byte_source = byte_source
 
     def release(self, bounded: BoundedSum, charge: Charge) -> NoisyMean:
         """Return (sum + noise) / denominator; see the class for guarantee, edge cases and errors."""
-        step = _require_grid(bounded)
-        self._claim(bounded, charge)
-        std = self._noise_multiplier * bounded.l2_sensitivity
-        noise = std * standard_normal(bounded.values.size, self._byte_source)
-        on_grid = np.rint(noise / step) * step
+        total, step = grid_sum(bounded)
+        scale = require_scale(Fraction(self._noise_multiplier) * Fraction(bounded.l2_sensitivity) / Fraction(step))
+        claim(bounded, charge, self._noise_multiplier)
+        source = CsprngStream() if self._byte_source is None else self._byte_source
+        noisy = total + rounded_normal(total.size, scale, source)
         return NoisyMean(
-            values=(bounded.values + on_grid) / self._denominator,
-            noise_std=std / self._denominator,
+            values=noisy.astype(np.float64) * step / self._denominator,
+            noise_std=self._noise_multiplier * bounded.l2_sensitivity / self._denominator,
             denominator=self._denominator,
             charge_id=charge.id,
         )
 
-    def _claim(self, bounded: BoundedSum, charge: Charge) -> None:
-        """Use the charge up. It counts as used from here on, in every thread, whatever happens next."""
-        if charge.step != bounded.step:
-            raise ChargeMismatch(f"charge {charge.id}: pays for step {charge.step}, not for step {bounded.step}.")
-        if charge.noise_multiplier != self._noise_multiplier:
-            raise ChargeMismatch(
-                f"charge {charge.id}: pays for noise multiplier {charge.noise_multiplier}, "
-                f"the mechanism adds {self._noise_multiplier}."
-            )
-        if charge.sum_digest != bounded.digest:
-            raise ChargeMismatch(f"charge {charge.id}: pays for another sum (digest {charge.sum_digest[:16]}...).")
-        with _consuming:
-            if charge.sum_digest in _consumed:
-                raise ChargeMismatch(f"charge {charge.id}: used before; every release needs its own.")
-            _consumed.add(charge.sum_digest)
+
+def claim(bounded: BoundedSum, charge: Charge, noise_multiplier: float) -> None:
+    """Use the charge up. It counts as used from here on, in every thread, whatever happens next.
+
+    Args:
+        bounded: the sum that is about to be released.
+        charge: must pay for exactly this step and sum.
+        noise_multiplier: the mechanism's; must be the charged one.
+
+    Raises:
+        ChargeMismatch: it pays for something else, or was used before.
+    """
+    if charge.step != bounded.step:
+        raise ChargeMismatch(f"charge {charge.id}: pays for step {charge.step}, not for step {bounded.step}.")
+    if charge.noise_multiplier != noise_multiplier:
+        raise ChargeMismatch(
+            f"charge {charge.id}: pays for noise multiplier {charge.noise_multiplier}, "
+            f"the mechanism adds {noise_multiplier}."
+        )
+    if charge.sum_digest != bounded.digest:
+        raise ChargeMismatch(f"charge {charge.id}: pays for another sum (digest {charge.sum_digest[:16]}...).")
+    with _consuming:
+        if charge.sum_digest in _consumed:
+            raise ChargeMismatch(f"charge {charge.id}: used before; every release needs its own.")
+        _consumed.add(charge.sum_digest)
 
 
 def unprotected_mean(bounded: BoundedSum, denominator: float) -> NoisyMean:
@@ -119,45 +127,41 @@ def unprotected_mean(bounded: BoundedSum, denominator: float) -> NoisyMean:
     Raises:
         InvalidSpend: an argument is not finite or the denominator not > 0.
     """
-    _require_positive("denominator", denominator)
+    require_positive("denominator", denominator)
     if not np.isfinite(bounded.values).all():
         raise InvalidSpend("bounded.values: not finite.")
     return NoisyMean(values=bounded.values / denominator, noise_std=0.0, denominator=denominator, charge_id=None)
 
 
-def standard_normal(count: int, byte_source: ByteSource = os_bytes) -> F64:
-    """Return f64[count] standard normal values by the transform of Box and Muller (1958) over 53-bit uniforms.
+def require_positive(name: str, value: float) -> None:
+    """Refuse what is not finite and > 0.
 
-    Args:
-        count: >= 0.
-        byte_source: random bytes; production code leaves the default.
+    Raises:
+        InvalidSpend: it is not; names it.
     """
-    pairs = (count + 1) // 2
-    bits = np.frombuffer(byte_source(16 * pairs), dtype="<u8") >> np.uint64(11)
-    uniform = bits.astype(np.float64)
-    # (0, 1] under the logarithm, [0, 1) around the circle.
-    radius = np.sqrt(-2.0 * np.log((uniform[:pairs] + 1.0) * 2.0**-53))
-    angle = (2.0 * math.pi * 2.0**-53) * uniform[pairs:]
-    normal = np.empty(2 * pairs, dtype=np.float64)
-    np.multiply(radius, np.cos(angle), out=normal[:pairs])
-    np.multiply(radius, np.sin(angle), out=normal[pairs:])
-    return normal[:count]
-
-
-def _require_positive(name: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):
         raise InvalidSpend(f"{name}={value}: must be finite and > 0.")
 
 
-def _require_grid(bounded: BoundedSum) -> float:
-    """Return the grid step of a sum that may be released."""
-    _require_positive("bounded.l2_sensitivity", bounded.l2_sensitivity)
+def grid_sum(bounded: BoundedSum) -> tuple[I64, float]:
+    """Return a sum that may be released, in grid steps: exact integers, and the step.
+
+    Raises:
+        InvalidSpend: it is not finite, not on its grid, or too large; or its sensitivity or grid is no positive number.
+    """
+    require_positive("bounded.l2_sensitivity", bounded.l2_sensitivity)
     step = bounded.grid_step
     if step is None:
         raise InvalidSpend("bounded.grid_step=None: a private sum lies on an integer grid (fedlearn.privacy.grid).")
-    _require_positive("bounded.grid_step", step)
+    require_positive("bounded.grid_step", step)
+    if math.frexp(step)[0] != 0.5:
+        raise InvalidSpend(f"bounded.grid_step={step}: must be a power of two, from grid_step().")
     if not np.isfinite(bounded.values).all():
         raise InvalidSpend("bounded.values: not finite; reject such contributions before the sum.")
-    if (np.rint(bounded.values / step) * step != bounded.values).any():
+    with np.errstate(over="ignore"):  # refused in the next line
+        steps = np.rint(bounded.values / step)
+    if (np.abs(steps) >= _SUM_LIMIT).any():
+        raise InvalidSpend("bounded.values: 2^62 grid steps or more; use a smaller cohort.")
+    if (steps * step != bounded.values).any():
         raise InvalidSpend(f"bounded.values: not multiples of the grid step {step}.")
-    return step
+    return steps.astype(np.int64), step

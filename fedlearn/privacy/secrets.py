@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
-import stat
 from pathlib import Path
 from typing import Final
 
 from fedlearn.errors import OutOfRange, PrivacyError, ResumeRefused
-from fedlearn.files import state_directory, sync_directory
+from fedlearn.files import state_directory
 from fedlearn.privacy.sampling import KEY_BYTES, SamplingKey
+from fedlearn.privacy.secret_files import (
+    clear_leftovers,
+    create_private,
+    destroy_private,
+    make_private_directory,
+    read_private,
+)
 from fedlearn.privacy.tally import Tally
 
-_SUFFIX_DIGITS: Final = 16
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -42,10 +45,10 @@ class SecretStore:
             PrivacyError: the tally cannot be made or locked.
         """
         path = self._path(run_id, "charges")
-        self._make_directory()
+        make_private_directory(self._directory)
         tally = Tally(path)
         try:
-            self._clear(run_id)
+            clear_leftovers(self._path(run_id, "key"))
         except BaseException:
             tally.close()
             raise
@@ -63,7 +66,8 @@ class SecretStore:
         """
         path = self._path(run_id, "key")
         if not path.exists():
-            self._create(path)
+            make_private_directory(self._directory)
+            create_private(path, SamplingKey.fresh().reveal())
         return self._read(path)
 
     def load(self, run_id: str) -> SamplingKey:
@@ -82,70 +86,26 @@ class SecretStore:
         """Overwrite and remove the run's key; does nothing if there is none.
 
         Killed inside, it leaves the key either whole or gone, never a damaged one; what is left under another name, the
-        next ``hold`` or ``destroy`` clears. A journaling file system or an SSD may keep older copies of the block;
-        encrypt the disk against that.
+        next ``hold`` or ``destroy`` clears.
         """
-        path = self._path(run_id, "key")
-        if path.exists():
-            path.rename(_other_name(path))
-            sync_directory(self._directory)
-        self._clear(run_id)
-
-    def _clear(self, run_id: str) -> None:
-        """Overwrite and remove keys of this run under other names: being made or being destroyed when it was killed."""
-        for left in self._directory.glob(f".{run_id}.key.{'[0-9a-f]' * _SUFFIX_DIGITS}"):
-            handle = os.open(left, os.O_WRONLY | os.O_NOFOLLOW)
-            try:
-                if os.fstat(handle).st_nlink == 1:  # else it is the key itself, linked and not yet unlinked
-                    os.write(handle, bytes(KEY_BYTES))
-                    os.fsync(handle)
-            finally:
-                os.close(handle)
-            left.unlink(missing_ok=True)
-            sync_directory(self._directory)
-
-    def _make_directory(self) -> None:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._directory.chmod(0o700)
+        destroy_private(self._path(run_id, "key"))
 
     def _path(self, run_id: str, suffix: str) -> Path:
-        if not _RUN_ID.fullmatch(run_id):
-            raise OutOfRange(f"run id {run_id!r}: use 1-128 letters, digits, dots, dashes and underscores.")
-        return self._directory / f"{run_id}.{suffix}"
-
-    def _create(self, path: Path) -> None:
-        self._make_directory()
-        temporary = _other_name(path)
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(handle, SamplingKey.fresh().reveal())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        try:
-            # A hard link fails if the name exists: of two processes that start at once, one key wins for both.
-            path.hardlink_to(temporary)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            raise PrivacyError(f"{path}: cannot be made ({error}); set FEDLEARN_STATE to a local disk.") from error
-        finally:
-            temporary.unlink()
-        sync_directory(self._directory)
+        return self._directory / f"{require_run_id(run_id)}.{suffix}"
 
     def _read(self, path: Path) -> SamplingKey:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        try:
-            mode = stat.S_IMODE(os.fstat(handle).st_mode)
-            content = os.read(handle, KEY_BYTES + 1)
-        finally:
-            os.close(handle)
-        if mode & 0o077:
-            raise PrivacyError(f"{path}: mode {mode:o} lets others read the sampling key; it must be 600.")
+        content = read_private(path)
         if len(content) != KEY_BYTES or content == bytes(KEY_BYTES):
             raise PrivacyError(f"{path}: damaged sampling key; remove it and start a new run.")
         return SamplingKey(content)
 
 
-def _other_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(_SUFFIX_DIGITS // 2)}")
+def require_run_id(run_id: str) -> str:
+    """Return a run id that can name a file.
+
+    Raises:
+        OutOfRange: it cannot.
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise OutOfRange(f"run id {run_id!r}: use 1-128 letters, digits, dots, dashes and underscores.")
+    return run_id

@@ -30,21 +30,39 @@ class Tensor(_message.Message):
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., f32: _Optional[bytes] = ...) -> None: ...
 
 class LocalTraining(_message.Message):
-    __slots__ = ("epochs", "batch_size", "learning_rate", "shuffle", "candidates")
+    __slots__ = ("epochs", "batch_size", "learning_rate", "shuffle", "candidates", "example_privacy")
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     SHUFFLE_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLE_PRIVACY_FIELD_NUMBER: _ClassVar[int]
     epochs: int
     batch_size: int
     learning_rate: float
     shuffle: bool
     candidates: int
-    def __init__(self, epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., shuffle: _Optional[bool] = ..., candidates: _Optional[int] = ...) -> None: ...
+    example_privacy: ExamplePrivacy
+    def __init__(self, epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., shuffle: _Optional[bool] = ..., candidates: _Optional[int] = ..., example_privacy: _Optional[_Union[ExamplePrivacy, _Mapping]] = ...) -> None: ...
+
+class ExamplePrivacy(_message.Message):
+    __slots__ = ("noise_multiplier", "l2_clip_norm")
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    L2_CLIP_NORM_FIELD_NUMBER: _ClassVar[int]
+    noise_multiplier: float
+    l2_clip_norm: float
+    def __init__(self, noise_multiplier: _Optional[float] = ..., l2_clip_norm: _Optional[float] = ...) -> None: ...
+
+class CohortSchedule(_message.Message):
+    __slots__ = ("min_separation", "availability")
+    MIN_SEPARATION_FIELD_NUMBER: _ClassVar[int]
+    AVAILABILITY_FIELD_NUMBER: _ClassVar[int]
+    min_separation: int
+    availability: float
+    def __init__(self, min_separation: _Optional[int] = ..., availability: _Optional[float] = ...) -> None: ...
 
 class RoundTask(_message.Message):
-    __slots__ = ("run_id", "step", "attempt", "seed", "parameters", "training", "l2_clip_norm", "grid_step", "sampling_probability", "round_key")
+    __slots__ = ("run_id", "step", "attempt", "seed", "parameters", "training", "l2_clip_norm", "grid_step", "sampling_probability", "round_key", "participation", "count_scale")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +73,8 @@ class RoundTask(_message.Message):
     GRID_STEP_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     ROUND_KEY_FIELD_NUMBER: _ClassVar[int]
+    PARTICIPATION_FIELD_NUMBER: _ClassVar[int]
+    COUNT_SCALE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     step: int
     attempt: int
@@ -65,7 +85,9 @@ class RoundTask(_message.Message):
     grid_step: float
     sampling_probability: float
     round_key: bytes
-    def __init__(self, run_id: _Optional[str] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., seed: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., training: _Optional[_Union[LocalTraining, _Mapping]] = ..., l2_clip_norm: _Optional[float] = ..., grid_step: _Optional[float] = ..., sampling_probability: _Optional[float] = ..., round_key: _Optional[bytes] = ...) -> None: ...
+    participation: CohortSchedule
+    count_scale: float
+    def __init__(self, run_id: _Optional[str] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., seed: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., training: _Optional[_Union[LocalTraining, _Mapping]] = ..., l2_clip_norm: _Optional[float] = ..., grid_step: _Optional[float] = ..., sampling_probability: _Optional[float] = ..., round_key: _Optional[bytes] = ..., participation: _Optional[_Union[CohortSchedule, _Mapping]] = ..., count_scale: _Optional[float] = ...) -> None: ...
 
 class Contribution(_message.Message):
     __slots__ = ("codec", "scale", "level", "count", "l2_bound", "task_digest", "nonce", "dimension", "values")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedlearn.errors import DataCorrupt, DataMissing, OutOfRange, UnknownSetting
 from fedlearn.privacy.accountants import epsilon
-from fedlearn.privacy.events import PoissonGaussian
+from fedlearn.privacy.events import Event, NeighboringRelation, event_from_json
 from fedlearn.report import view
 from fedlearn.report.guarantee import NO_GUARANTEE, PrivacyRecord, figure
 from fedlearn.report.schema import dumps
@@ -201,16 +201,25 @@ def _if_all_published(summaries: Sequence[Summary]) -> list[str]:
         if len(shared) < 2:
             continue
         models = sum(1 if p.if_all_published is None else p.if_all_published.models for p in shared)
+        relations = {p.neighboring_relation or "" for p in shared}
+        if len(relations) > 1:
+            notes.append(
+                f"If all {models} private models on these devices were published: no figure, their guarantees have "
+                f"different adjacencies ({', '.join(sorted(relations))}), and none is converted to another."
+            )
+            continue
         delta = max(p.delta for p in shared if p.delta is not None)
-        spent = figure(epsilon([_spend(p) for p in shared], delta))
+        relation = NeighboringRelation(relations.pop().replace("-", "_"))
+        events = [pair for p in shared for pair in _spend(p)]
+        spent = figure(epsilon(events, delta, neighboring_relation=relation))
         notes.append(
             f"If all {models} private models on these devices were published: epsilon {spent} at delta {figure(delta)}."
         )
     return notes
 
 
-def _spend(privacy: PrivacyRecord) -> tuple[PoissonGaussian, int]:
-    """Return a run's event and how often its ledgers hold it, as its summary recorded them."""
-    if privacy.noise_multiplier is None or privacy.sampling.planned_rate is None or privacy.charges is None:
-        raise DataCorrupt("summary.json: private, yet no noise multiplier, sampling rate or charges; run again.")
-    return PoissonGaussian(privacy.noise_multiplier, privacy.sampling.planned_rate), privacy.charges.total
+def _spend(privacy: PrivacyRecord) -> list[tuple[Event, int]]:
+    """Return what a run's ledgers hold, as its summary recorded it."""
+    if not privacy.spend:
+        raise DataCorrupt("summary.json: private, yet nothing was spent; run again.")
+    return [(event_from_json(spent.event), spent.count) for spent in privacy.spend]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 SIMULATION_STAMP = "simulation, not a deployment"
 NOT_TO_PUBLISH = "compares methods; not a guarantee to publish"
@@ -18,6 +19,9 @@ class PrivacyMode(StrEnum):
 
     NONE = "none"
     GAUSSIAN = "gaussian"
+    BLT = "blt"
+    BANDED = "banded"
+    TREE = "tree"
 
 
 class Population(StrEnum):
@@ -53,6 +57,49 @@ class Sampling:
     method: str
     planned_rate: float | None
     realised_frequency: Measured | None
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedParticipation:
+    """How often a device may take part, where that and not sampling is what the guarantee rests on.
+
+    Args:
+        min_separation: steps from one participation of a device to its next, at least.
+        max_participations: of one device in the whole run.
+        sensitivity: L2 sensitivity of the mechanism for updates of norm 1 under these bounds.
+    """
+
+    min_separation: int
+    max_participations: int
+    sensitivity: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpentEvent:
+    """What was spent, as the ledger stores it.
+
+    Args:
+        event: canonical JSON of the event.
+        count: how often.
+    """
+
+    event: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleLevel:
+    """The example-level layer on the phone, apart from the device-level guarantee.
+
+    Args:
+        epsilon: of one example against whoever sees its phone's updates, at ``delta``.
+        delta: of that figure.
+        words: what it covers and what it does not.
+    """
+
+    epsilon: float
+    delta: float
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +150,7 @@ class PrivacyRecord:
     """The privacy of the headline model, and of the study it belongs to.
 
     Args:
-        mode: ``none`` or ``gaussian``.
+        mode: ``none``, or the mechanism.
         population: ``simulated`` or ``enrolled``.
         devices: devices in the population (public).
         epsilon: of one model, at ``delta``; null for ``none``.
@@ -124,6 +171,10 @@ class PrivacyRecord:
         assurances: the guarantee by who vouches for it.
         if_all_published: what holds if all models of this study are published; null where one model was trained.
         charges: what the ledger holds; null without a ledger.
+        participation: the bounds the guarantee rests on; null for Poisson sampling.
+        spend: everything the ledgers of the study's private models hold; empty without a ledger.
+        cross_check: a second accountant that can check the first, or ``no cross-check``; null for ``none``.
+        example_level: the example-level layer; null without one.
     """
 
     mode: PrivacyMode
@@ -147,6 +198,10 @@ class PrivacyRecord:
     assurances: Assurances
     if_all_published: AllPublished | None
     charges: Charges | None
+    participation: BoundedParticipation | None = None
+    spend: tuple[SpentEvent, ...] = ()
+    cross_check: str | None = None
+    example_level: ExampleLevel | None = None
 
 
 def caveat_for(devices: int, delta: float | None) -> str | None:
@@ -162,6 +217,13 @@ def caveat_for(devices: int, delta: float | None) -> str | None:
     return NOT_TO_PUBLISH if devices < FEW_DEVICES or (delta is not None and delta > 1 / (10 * devices)) else None
 
 
+_NEIGHBORS: Final = {
+    "add-or-remove": "whether one {unit} takes part in the whole training or not",
+    "zero-out": "whether one {unit} sends its updates or zeros in their place, in every step it takes part in,",
+    "replace-one": "whether one {unit} or another in its place takes part in the whole training",
+}
+
+
 def guarantee_sentence(
     epsilon: float | None, delta: float | None, unit: str = "device", neighboring_relation: str | None = "add-or-remove"
 ) -> str:
@@ -172,8 +234,9 @@ def guarantee_sentence(
             f"{unit}'s data, and nothing bounds what it reveals."
         )
     return (
-        f"Epsilon {figure(epsilon)} at delta {figure(delta)} per {unit} ({neighboring_relation}): whether one {unit} "
-        f"takes part in the whole training or not changes the probability of any outcome of the released model by at "
+        f"Epsilon {figure(epsilon)} at delta {figure(delta)} per {unit} ({neighboring_relation}): "
+        f"{_NEIGHBORS.get(neighboring_relation or '', _NEIGHBORS['add-or-remove']).format(unit=unit)} "
+        "changes the probability of any outcome of the released model by at "
         f"most a factor of {figure(math.exp(min(epsilon, 700.0)))}, plus {figure(delta)}."
     )
 
@@ -194,7 +257,7 @@ def figure(value: float) -> str:
 
 def default_trusted(mode: PrivacyMode) -> tuple[str, ...]:
     """Name who sees more than the released model when nodes clip and add and one server adds the noise."""
-    server = "The server sees the sum of a round" + (" before its noise." if mode is PrivacyMode.GAUSSIAN else ".")
+    server = "The server sees the sum of a round" + ("." if mode is PrivacyMode.NONE else " before its noise.")
     return ("The node that hosts a cohort sees single updates, clips them and adds them up.", server)
 
 
@@ -211,7 +274,11 @@ def default_unprotected() -> tuple[str, ...]:
 
 
 def default_assurances(
-    mode: PrivacyMode, population: Population, charges: Charges | None, l2_clip_norm: float | None
+    mode: PrivacyMode,
+    population: Population,
+    charges: Charges | None,
+    l2_clip_norm: float | None,
+    participation: BoundedParticipation | None = None,
 ) -> Assurances:
     """Sort the guarantee by who vouches for it, for the in-process and Ray runtimes with central noise.
 
@@ -220,6 +287,7 @@ def default_assurances(
         population: whether a phone or the simulator did the phone's part.
         charges: what the ledger holds; None claims nothing about it.
         l2_clip_norm: L2 bound of one device's update, or None where nothing is clipped.
+        participation: the bounds the guarantee rests on, or None where it rests on Poisson sampling.
     """
     digests = "Whoever holds config, data, catalogue and code can check them against the digests below."
     who = "The simulator, standing in for the phone," if population is Population.SIMULATED else "The phone"
@@ -230,21 +298,31 @@ def default_assurances(
     kept = "Updates and sums were not kept, and each device in the data is one unit."
     if mode is PrivacyMode.NONE or charges is None:
         return Assurances((digests,), (*clip, text), (kept,))
+    rests = "the sampling rate"
+    drawn = (
+        "Each inclusion was its own secret draw; the keys of sampling and noise came from the operating system "
+        "and were shown to nobody."
+    )
+    if participation is not None:
+        b, k = participation.min_separation, participation.max_participations
+        rests = f"the mechanism's coefficients, the participation bounds (one in {b} steps, {k} at most)"
+        drawn = "The noise came from the operating system, and its state was shown to nobody."
+        clip = (*clip, f"{who} takes part once in {b} steps and {k} times in all, at most; nothing rests on sampling.")
     return Assurances(
         proven=(
-            f"Epsilon follows from the sampling rate, the noise multiplier and the {charges.total:,} charges of the "
-            "ledger; anyone who holds it can recompute it. "
+            f"Epsilon follows from {rests}, the noise multiplier and the {charges.total:,} charges of the "
+            "ledger; anyone who holds it can recompute it with `fedlearn ledger verify`, which shares no code with us. "
             f"Charges that paid for nothing: {charges.wasted:,}, counted in epsilon.",
             digests,
         ),
         enforced=(*clip, text),
         word=(
-            "The ledger is complete and this run's own: its entries are chained, not yet signed.",
+            "The ledger is complete: its entries are chained and signed by the operator's key, but only a checkpoint "
+            "kept elsewhere shows that no later entry is missing.",
             "The node clipped as it says, and the server added the noise it was charged for, after the charge.",
             "No node's failure depended on a device's data; the split into folds is taken as public.",
             "What choosing the settings on these devices spent, if they were: it is not counted here.",
-            "Each inclusion was its own secret draw; the keys of sampling and noise came from the operating system "
-            "and were shown to nobody.",
+            drawn,
             kept,
         ),
     )

@@ -129,6 +129,8 @@ def _charts(summary: Summary, rounds: Sequence[RoundRecord]) -> list[Chart]:
             True,
         ),
     ]
+    if len({r.clip for r in rounds}) > 1:
+        plans.append(("Clip", "bound on one update, adapted from what was released", lambda r: r.clip, False))
     order = _trained(summary, rounds)
     charts = []
     for i, (title, note, reading, zero) in enumerate(plans):

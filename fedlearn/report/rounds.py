@@ -39,6 +39,8 @@ class RoundRecord:
         cohort: devices whose contribution was accepted.
         clipped_fraction: share of them whose update was longer than the clip norm, 0..1; null for an empty cohort.
         signal_to_noise: norm of the clean mean over the expected norm of its noise; null without noise.
+        clip: L2 bound on one device's update in this round; where it is adapted, a function of what earlier rounds
+            released.
         update_norm: L2 norm of the released mean update, in model units.
         epsilon: spent by this training up to and with this round; null without privacy.
         rejected: rejected contributions by reason; reasons that did not occur are absent.
@@ -68,6 +70,7 @@ class RoundRecord:
     cohort: int
     clipped_fraction: float | None
     signal_to_noise: float | None
+    clip: float
     update_norm: float
     epsilon: float | None
     rejected: Mapping[Reason, int]
@@ -76,8 +79,9 @@ class RoundRecord:
 
     @property
     def protected(self) -> Mapping[str, bool]:
-        """Field -> whether noise protects it. The released update's norm is protected only if there was noise."""
-        return {**dict.fromkeys(self.UNPROTECTED, False), "update_norm": self.epsilon is not None}
+        """Field -> whether noise protects it: what is a function of released figures is, if there was noise."""
+        noisy = self.epsilon is not None
+        return {**dict.fromkeys(self.UNPROTECTED, False), "clip": noisy, "update_norm": noisy}
 
 
 def round_line(record: RoundRecord) -> str:

@@ -19,7 +19,7 @@ from fedlearn.files import write_durably
 from fedlearn.report.guarantee import PrivacyRecord
 from fedlearn.report.schema import decode, dumps, parse, read_bytes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SUMMARY_FILE = "summary.json"
 ROUNDS_FILE = "metrics.jsonl"
 REPORT_FILE = "report.html"

@@ -10,15 +10,21 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedlearn.engine.optimizers import IterateAverage, ServerOptimizer
 from fedlearn.errors import ResumeRefused
-from fedlearn.ledger import LEDGER_FILE, Budget, Ledger, Reserved
-from fedlearn.privacy.mechanisms import GaussianMechanism
+from fedlearn.ledger import LEDGER_FILE, RunAccount
+from fedlearn.privacy.correlated import CorrelatedMechanism
+from fedlearn.privacy.events import MatrixGaussian
+from fedlearn.privacy.grid import grid_step
+from fedlearn.privacy.mechanisms import GaussianMechanism, Mechanism
+from fedlearn.privacy.noise_state import NoiseStateStore
+from fedlearn.privacy.plan import PrivacyPlan
 from fedlearn.privacy.sampling import SamplingKey
 from fedlearn.privacy.secrets import SecretStore
+from fedlearn_server.account import opened_account
 from fedlearn_server.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, published_digest, write_model
 from fedlearn_server.collect import wait_for_nodes
 from fedlearn_server.job import TrainingJob
 from fedlearn_server.round import Observer, TrainingState, run_round
-from fedlearn_server.spend import LedgerSpend, NoSpend, Spend, affordable
+from fedlearn_server.spend import LedgerSpend, NoSpend, Spend
 
 
 def make_server_app(job: TrainingJob, observe: Observer) -> ServerApp:
@@ -44,8 +50,10 @@ def run_training(job: TrainingJob, grid: Grid, observe: Observer) -> None:
         wait_for_nodes(grid, job.shards, job.deadline_s)
         while state.step < job.rounds and spend.affordable != 0:
             run_round(job, state, spend, grid, observe)
+        spend.finish()
         if job.plan is not None:
             # before the model, whose presence says that nothing is left to do
+            NoiseStateStore(job.run_id, {}).destroy()
             SecretStore().destroy(job.run_id)
         write_model(job.directory, state.released, {"run_id": job.run_id, "steps": str(state.step)})
 
@@ -62,7 +70,7 @@ def _state(job: TrainingJob, checkpoint: Checkpoint | None) -> TrainingState:
     optimizer.load_state_dict(checkpoint.optimizer)
     if average is not None:
         average.load_state_dict(checkpoint.average)
-    return TrainingState(checkpoint.step, checkpoint.parameters, optimizer, average)
+    return TrainingState(checkpoint.step, checkpoint.parameters, optimizer, average, checkpoint.clip)
 
 
 @contextmanager
@@ -79,32 +87,46 @@ def _opened_spend(job: TrainingJob, checkpoint: Checkpoint | None) -> Iterator[S
                 f"{path}: {len(tally.digests)} charges were made in run {job.run_id!r}, but its ledger is gone; "
                 "start a new run."
             )
-        with Ledger.open(path, Budget.of(plan, job.run_id), must_exist=checkpoint is not None) as ledger:
-            tally.record(ledger.charged_digests())  # refuses an older copy
-            _settle(ledger, checkpoint, job)
-            mechanism = GaussianMechanism(plan.noise_multiplier, plan.denominator)
-            ended = affordable(ledger) == 0 or (checkpoint is not None and checkpoint.step >= job.rounds)
-            key = None if ended else _sampling_key(store, ledger, job.run_id)
-            yield LedgerSpend(ledger, mechanism, plan.event, key, plan.l2_clip_norm, tally=tally)
+        with opened_account(job, plan, must_exist=checkpoint is not None) as account:
+            tally.record(account.charged_digests())  # refuses an older copy
+            _settle(account, checkpoint, job)
+            ended = account.remaining() == 0 or (checkpoint is not None and checkpoint.step >= job.rounds)
+            key = None if ended else _sampling_key(store, account)
+            mechanism = None if ended else _mechanism(plan, job, 0 if checkpoint is None else checkpoint.step)
+            yield LedgerSpend(account, mechanism, key, plan.l2_clip_norm, tally=tally)
 
 
-def _sampling_key(store: SecretStore, ledger: Ledger, run_id: str) -> SamplingKey:
-    """Return the run's key. It is made before the first reservation; a ledger with one needs the key it had."""
-    announced = any(isinstance(entry, Reserved) for entry in ledger.events())
-    return store.load(run_id) if announced else store.load_or_create(run_id)
+def _mechanism(plan: PrivacyPlan, job: TrainingJob, next_step: int) -> Mechanism:
+    """Return what adds the plan's noise, with the secret state it has at ``next_step``."""
+    if not isinstance(plan.event, MatrixGaussian):
+        return GaussianMechanism(plan.noise_multiplier, plan.denominator)
+    return CorrelatedMechanism.open(
+        job.run_id,
+        plan.event,
+        plan.denominator,
+        l2_sensitivity=plan.l2_clip_norm,
+        grid_step=grid_step(plan.l2_clip_norm),
+        dimension=sum(array.size for array in job.initial.values()),
+        next_step=next_step,
+    )
 
 
-def _settle(ledger: Ledger, checkpoint: Checkpoint | None, job: TrainingJob) -> None:
+def _sampling_key(store: SecretStore, account: RunAccount) -> SamplingKey:
+    """Return the run's key. It is made before the first reservation; an account with one needs the key it had."""
+    return store.load(account.run) if account.announced else store.load_or_create(account.run)
+
+
+def _settle(account: RunAccount, checkpoint: Checkpoint | None, job: TrainingJob) -> None:
     """Bring the ledger in step with what was published before the process ended.
 
     A charge whose model is in the checkpoint is committed now; any other open charge paid for nothing and stays
     charged. An open reservation is taken up again by the round that reserves the same step.
     """
     published = None if checkpoint is None else checkpoint.charge_id
-    for charge in ledger.uncommitted():
+    for charge in account.uncommitted():
         if charge.sequence == published:
-            ledger.commit(charge, published_digest(job.directory))
-    commits = ledger.committed()
+            account.commit(charge, published_digest(job.directory))
+    commits = account.committed()
     expected = commits[-1].published_digest if commits else None
     if expected != (None if checkpoint is None else published_digest(job.directory)):
         raise ResumeRefused(

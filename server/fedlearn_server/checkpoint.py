@@ -35,6 +35,7 @@ class Checkpoint:
         optimizer: state of the server's optimizer.
         average: state of the iterate average.
         charge_id: the charge that paid for the last step, or None (no step yet, or privacy off).
+        clip: the next step's clip norm, or None where it is fixed.
     """
 
     step: int
@@ -42,6 +43,7 @@ class Checkpoint:
     optimizer: Arrays = field(repr=False)
     average: Arrays = field(repr=False)
     charge_id: int | None
+    clip: float | None = None
 
     def publish(self, directory: Path) -> str:
         """Replace the checkpoint durably (fsync file, rename, fsync directory) and return its digest."""
@@ -58,7 +60,7 @@ class Checkpoint:
             for name, array in arrays.items()
         }
         # one key: the library writes several in no fixed order
-        head = {"version": CHECKPOINT_VERSION, "step": self.step, "charge_id": self.charge_id}
+        head = {"version": CHECKPOINT_VERSION, "step": self.step, "charge_id": self.charge_id, "clip": self.clip}
         data: bytes = save(tensors, metadata={"state": json.dumps(head)})
         return data
 
@@ -81,7 +83,12 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
                 group, _, name = key.partition("/")
                 groups[group][name] = file.get_tensor(key)
             return Checkpoint(
-                int(state["step"]), groups["parameters"], groups["optimizer"], groups["average"], state["charge_id"]
+                step=int(state["step"]),
+                parameters=groups["parameters"],
+                optimizer=groups["optimizer"],
+                average=groups["average"],
+                charge_id=state["charge_id"],
+                clip=state.get("clip"),
             )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ResumeRefused(f"{path}: not a checkpoint of this version ({error}); start a new run.") from error

@@ -9,9 +9,11 @@ from typing import Any
 
 from fedlearn.errors import OutOfRange
 from fedlearn.models.base import Parameters
+from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings, require_independent_noise
 from fedlearn.privacy.grid import check_capacity, grid_step
+from fedlearn.privacy.participation import Participation, most_participations
 from fedlearn.privacy.plan import PrivacyPlan
-from fedlearn.task import TrainingTerms
+from fedlearn.task import CohortSchedule, TrainingTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +43,16 @@ class TrainingJob:
         rounds: mechanism steps planned, >= 1.
         population: phones in all shards together (public), >= 1.
         shards: nodes the population is spread over, >= 1.
-        sampling_probability: each phone's chance to be included in a step, in (0, 1].
-        l2_clip_norm: bound on one phone's update, > 0.
+        sampling_probability: each phone's chance to be included in a step, in (0, 1]; not used with ``participation``.
+        l2_clip_norm: bound on one phone's update, > 0; where the clip is adapted, the one it begins with.
         seed: simulation randomness.
         training: how a phone trains.
         initial: the model to start from.
         optimizer: the server's optimizer.
         plan: the privacy plan, or None: no guarantee.
         deadline_s: seconds to wait for the nodes of one round.
+        participation: the schedule that decides who takes part instead of a draw, or None.
+        adaptive_clip: how the clip follows a quantile of the norms, or None: it stays.
     """
 
     run_id: str
@@ -64,21 +68,50 @@ class TrainingJob:
     optimizer: ServerOptimizerSettings
     plan: PrivacyPlan | None
     deadline_s: float
+    participation: CohortSchedule | None = None
+    adaptive_clip: AdaptiveClipSettings | None = None
 
     def __post_init__(self) -> None:
         """Refuse a plan that was made for another training, or a population whose exact sum has no room."""
+        self._check_adaptive_clip()
         plan = self.plan
         if plan is None:
             return
-        planned = (plan.steps, plan.sampling_probability, plan.l2_clip_norm)
-        if planned != (self.rounds, self.sampling_probability, self.l2_clip_norm):
+        planned = (plan.steps, plan.sampling_probability, _separation(plan.participation), plan.l2_clip_norm)
+        q = self.sampling_probability if self.participation is None else None
+        wanted = (self.rounds, q, _separation(self.participation), self.l2_clip_norm)
+        if planned != wanted:
             raise OutOfRange(
-                f"privacy plan is for (rounds, q, clip)={planned}, the training has "
-                f"{(self.rounds, self.sampling_probability, self.l2_clip_norm)}: make the plan again."
+                f"privacy plan is for (rounds, q, min_separation, clip)={planned}, the training has {wanted}: make the "
+                "plan again."
+            )
+        bounds = plan.participation
+        if bounds is not None and bounds.max_participations < most_participations(self.rounds, bounds.min_separation):
+            raise OutOfRange(
+                f"privacy.max_participations={bounds.max_participations}: nothing in a simulation holds a phone to "
+                "fewer participations than its separation leaves room for; leave it null."
             )
         check_capacity(self.population, self.l2_clip_norm, grid_step(self.l2_clip_norm))
+
+    def _check_adaptive_clip(self) -> None:
+        adaptive = self.adaptive_clip
+        if adaptive is None:
+            return
+        require_independent_noise(self.plan)
+        adaptive.ratio(None if self.plan is None else self.plan.noise_multiplier)
+        if adaptive.initial != self.l2_clip_norm:
+            raise OutOfRange(
+                f"privacy.adaptive_clip.initial={adaptive.initial}: must be privacy.clip={self.l2_clip_norm}, the clip "
+                "that the plan begins with."
+            )
 
     @property
     def denominator(self) -> float:
         """The public constant a sum is divided by: the expected cohort, never the realised one."""
-        return self.sampling_probability * self.population
+        if self.participation is None:
+            return self.sampling_probability * self.population
+        return self.participation.availability * self.population / self.participation.min_separation
+
+
+def _separation(bounds: Participation | CohortSchedule | None) -> int | None:
+    return None if bounds is None else bounds.min_separation

@@ -17,13 +17,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from flwr.serverapp import Grid
 
+from fedlearn.clip import joint_bound
 from fedlearn.engine.optimizers import IterateAverage, ServerOptimizer
 from fedlearn.errors import FedlearnError, Reason, RoundFailed
 from fedlearn.fold import Fold, FoldTerms
 from fedlearn.models.base import Parameters
+from fedlearn.privacy.grid import grid_step
 from fedlearn.privacy.sampling import RoundKey
 from fedlearn.task import CohortReply, RoundTask, largest_shard
-from fedlearn.types import BoundedSum, Contribution, Level, NoisyMean
+from fedlearn.types import F64, BoundedSum, Contribution, Level, NoisyMean
 from fedlearn.wire import decode_reply, encode_task, task_digest
 from fedlearn_server.checkpoint import Checkpoint
 from fedlearn_server.collect import NodeAnswer, collect
@@ -61,6 +63,7 @@ class RoundOutcome:
         charges: charges in the ledger so far, lost ones included; 0 without privacy.
         last: whether no further step will run.
         model: the model to use after this step.
+        l2_clip_norm: the clip of this round; where it is adapted, a function of what earlier rounds released.
         update_norm: L2 norm of the released mean.
         unprotected: figures that no noise covers.
         seconds: wall time of the round.
@@ -70,6 +73,7 @@ class RoundOutcome:
     charges: int
     last: bool
     model: Parameters = field(repr=False)
+    l2_clip_norm: float
     update_norm: float
     unprotected: Unprotected
     seconds: float
@@ -80,17 +84,26 @@ Observer = Callable[[RoundOutcome], None]
 
 @dataclass(slots=True)
 class TrainingState:
-    """What changes from round to round; a checkpoint is its image."""
+    """What changes from round to round; a checkpoint is its image.
+
+    Args:
+        step: steps taken.
+        parameters: the current model.
+        optimizer: moves it.
+        average: of the last iterates, or None.
+        clip: the next round's clip norm where it is adapted; None before the first round, and where it is fixed.
+    """
 
     step: int
     parameters: Parameters
     optimizer: ServerOptimizer
     average: IterateAverage | None
+    clip: float | None = None
 
     def checkpoint(self, charge_id: int | None) -> Checkpoint:
         """Return the state as it is published."""
         averaged = {} if self.average is None else self.average.state_dict()
-        return Checkpoint(self.step, self.parameters, self.optimizer.state_dict(), averaged, charge_id)
+        return Checkpoint(self.step, self.parameters, self.optimizer.state_dict(), averaged, charge_id, self.clip)
 
     @property
     def released(self) -> Parameters:
@@ -112,21 +125,22 @@ def run_round(job: TrainingJob, state: TrainingState, spend: Spend, grid: Grid, 
     try:
         task = make_task(job, state, attempt, key, spend.grid_step)
         gathered = gather(grid, task, job)
-        bounded = gathered.bounded_sum(state.step, job.l2_clip_norm, private=job.plan is not None)
+        bounded = gathered.bounded_sum(state.step, task.l2_bound, private=job.plan is not None)
     except FedlearnError as error:
         spend.abandon(f"no sum was formed: {error.code}")
         raise
-    charge = spend.charge(bounded)
+    charge = spend.charge(bounded, task_digest(task))
     mean = spend.release(bounded, charge)
-    advance(state, mean)
+    update = advance(job, state, task, mean)
     observe(
         RoundOutcome(
             step=state.step - 1,
             charges=spend.charges,
             last=state.step >= job.rounds or spend.affordable == 0,
             model=state.released,
-            update_norm=float(np.linalg.norm(mean.values)),
-            unprotected=gathered.unprotected(bounded, mean),
+            l2_clip_norm=task.l2_clip_norm,
+            update_norm=float(np.linalg.norm(update)),
+            unprotected=gathered.unprotected(bounded, mean, task),
             seconds=time.perf_counter() - started,
         )
     )
@@ -134,10 +148,13 @@ def run_round(job: TrainingJob, state: TrainingState, spend: Spend, grid: Grid, 
     spend.commit(charge, published)
 
 
-def make_task(
-    job: TrainingJob, state: TrainingState, attempt: int, key: RoundKey, grid_step: float | None
-) -> RoundTask:
-    """Return what every node is asked in this step."""
+def make_task(job: TrainingJob, state: TrainingState, attempt: int, key: RoundKey, spacing: float | None) -> RoundTask:
+    """Return what every node is asked in this step; the grid follows the step's own bound."""
+    clip = job.l2_clip_norm if state.clip is None else state.clip
+    count_scale = None
+    if job.adaptive_clip is not None:
+        count_scale = clip * job.adaptive_clip.ratio(None if job.plan is None else job.plan.noise_multiplier)
+        spacing = None if spacing is None else grid_step(joint_bound(clip, count_scale))
     return RoundTask(
         run_id=job.run_id,
         step=state.step,
@@ -145,10 +162,12 @@ def make_task(
         seed=job.seed,
         parameters=state.parameters,
         training=job.training,
-        l2_clip_norm=job.l2_clip_norm,
-        grid_step=grid_step,
+        l2_clip_norm=clip,
+        grid_step=spacing,
         sampling_probability=job.sampling_probability,
         round_key=key.reveal(),
+        participation=job.participation,
+        count_scale=count_scale,
     )
 
 
@@ -180,14 +199,15 @@ class Gathered:
     def _counts(self) -> Mapping[Reason, int]:
         return dict(self.fold.rejected + self.rejected)
 
-    def unprotected(self, bounded: BoundedSum, mean: NoisyMean) -> Unprotected:
+    def unprotected(self, bounded: BoundedSum, mean: NoisyMean, task: RoundTask) -> Unprotected:
         """Return the round's unprotected figures."""
-        noise = mean.noise_std * mean.denominator * math.sqrt(bounded.values.size)
+        signal = bounded.values[: task.weights]
+        noise = mean.noise_std * mean.denominator * math.sqrt(signal.size)
         return Unprotected(
             loss=self.loss_sum / self.trained if self.trained else None,
             cohort=bounded.count,
             clipped_fraction=self.clipped / bounded.count if bounded.count else None,
-            signal_to_noise=float(np.linalg.norm(bounded.values)) / noise if noise > 0.0 else None,
+            signal_to_noise=float(np.linalg.norm(signal)) / noise if noise > 0.0 else None,
             rejected=self._counts,
             failures=tuple(self.failures),
         )
@@ -195,7 +215,7 @@ class Gathered:
 
 def gather(grid: Grid, task: RoundTask, job: TrainingJob) -> Gathered:
     """Ask every node and fold the answers as they arrive; what may not be added is counted by reason."""
-    terms = FoldTerms(task_digest(task), task.dimension, job.l2_clip_norm, task.grid_step, Level.COHORT)
+    terms = FoldTerms(task_digest(task), task.dimension, task.l2_bound, task.grid_step, Level.COHORT)
     gathered = Gathered(Fold(terms))
     reserved = largest_shard(job.population, job.shards)
     nodes: set[int] = set()
@@ -228,9 +248,17 @@ def _fold(gathered: Gathered, answer: NodeAnswer, max_bytes: int, reserved: int)
     gathered.rejected.update(reply.rejected)
 
 
-def advance(state: TrainingState, mean: NoisyMean) -> None:
-    """Move the model by the released mean: post-processing, no privacy cost."""
-    state.parameters = state.optimizer.step(state.parameters, mean.values)
+def advance(job: TrainingJob, state: TrainingState, task: RoundTask, mean: NoisyMean) -> F64:
+    """Move the model, and the clip if it is adapted, by the released mean: post-processing, no privacy cost.
+
+    Returns:
+        The mean update, without the count coordinate.
+    """
+    update = mean.values[: task.weights]
+    if job.adaptive_clip is not None and task.count_scale is not None:
+        state.clip = job.adaptive_clip.next_clip(task.l2_clip_norm, float(mean.values[-1]), task.count_scale)
+    state.parameters = state.optimizer.step(state.parameters, update)
     if state.average is not None:
         state.average.add(state.step, state.parameters)
     state.step += 1
+    return update

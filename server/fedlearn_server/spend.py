@@ -10,8 +10,7 @@ import struct
 from typing import Protocol
 
 from fedlearn.errors import ChargeMismatch, ResumeRefused
-from fedlearn.ledger import Ledger, Reservation
-from fedlearn.privacy.events import PoissonGaussian
+from fedlearn.ledger import Reservation, Rule, RunAccount
 from fedlearn.privacy.grid import grid_step
 from fedlearn.privacy.mechanisms import Mechanism, unprotected_mean
 from fedlearn.privacy.sampling import RoundKey, SamplingKey
@@ -38,8 +37,8 @@ class Spend(Protocol):
         """Durably reserve ``step``; return the attempt number and the key that draws its cohort."""
         ...
 
-    def charge(self, bounded: BoundedSum) -> Charge | None:
-        """Durably charge the reserved step for this sum, before any noise is drawn."""
+    def charge(self, bounded: BoundedSum, task: bytes) -> Charge | None:
+        """Durably charge the reserved step for this sum, before any noise is drawn; ``task`` is the task's digest."""
         ...
 
     def release(self, bounded: BoundedSum, charge: Charge | None) -> NoisyMean:
@@ -54,14 +53,17 @@ class Spend(Protocol):
         """Give back a reservation whose sum was never charged: states that no noise was drawn."""
         ...
 
+    def finish(self) -> None:
+        """Record that no step will follow."""
+        ...
+
 
 class LedgerSpend:
-    """Pays from a ledger for a mechanism.
+    """Pays from a run's account for a mechanism.
 
     Args:
-        ledger: the training's ledger, open.
-        mechanism: adds the noise.
-        event: what one step costs.
+        account: the training's, in its open ledger.
+        mechanism: adds the noise. None where no step is left.
         sampling_key: the run's secret; stays here, nodes get one round's key. None where no step is left.
         l2_clip_norm: decides the grid of the sums.
         tally: says, outside the run directory, which charges were made.
@@ -69,17 +71,15 @@ class LedgerSpend:
 
     def __init__(
         self,
-        ledger: Ledger,
-        mechanism: Mechanism,
-        event: PoissonGaussian,
+        account: RunAccount,
+        mechanism: Mechanism | None,
         sampling_key: SamplingKey | None,
         l2_clip_norm: float,
         *,
         tally: Tally,
     ) -> None:
-        self._ledger = ledger
+        self._account = account
         self._mechanism = mechanism
-        self._event = event
         self._sampling_key = sampling_key
         self._tally = tally
         self._reservation: Reservation | None = None
@@ -88,12 +88,12 @@ class LedgerSpend:
     @property
     def charges(self) -> int:
         """Charges of this training, lost ones included."""
-        return sum(count for _, count in self._ledger.spent_events())
+        return len(self._account.charged_digests())
 
     @property
     def affordable(self) -> int:
-        """Charges that still fit the budget, and the number that was planned."""
-        return affordable(self._ledger)
+        """Charges that the plan still pays for."""
+        return self._account.remaining()
 
     def reserve(self, step: int) -> tuple[int, RoundKey]:
         """Reserve ``step``, or take up its open reservation.
@@ -103,37 +103,39 @@ class LedgerSpend:
         """
         if self._sampling_key is None:
             raise ResumeRefused(f"step {step}: the sampling key is gone; start a new run.")
-        attempt = self._ledger.next_attempt(step)
-        self._reservation = self._ledger.reserve(step, attempt)
+        attempt = self._account.next_attempt(step)
+        self._reservation = self._account.reserve(step, attempt)
         return attempt, self._sampling_key.round_key(step, attempt)
 
-    def charge(self, bounded: BoundedSum) -> Charge:
-        """Charge the reserved step, bound to this sum's digest; recorded outside the run directory too."""
+    def charge(self, bounded: BoundedSum, task: bytes) -> Charge:
+        """Charge the reserved step, bound to the task and to this sum; noted outside the run directory too."""
         reservation, self._reservation = self._reservation, None
         if reservation is None:
             raise ChargeMismatch(f"step {bounded.step}: nothing is reserved; reserve before a charge.")
-        charge = self._ledger.charge(reservation, self._event, bounded.digest)
-        self._tally.record(self._ledger.charged_digests())
+        charge = self._account.charge(reservation, task.hex(), bounded.digest)
+        self._tally.record(self._account.charged_digests())
         return charge
 
     def release(self, bounded: BoundedSum, charge: Charge | None) -> NoisyMean:
         """Add noise under the charge."""
+        if self._mechanism is None:
+            raise ChargeMismatch(f"step {bounded.step}: the run has ended; no further step is released.")
         return self._mechanism.release(bounded, _paid(charge))
 
     def commit(self, charge: Charge | None, published: str) -> None:
         """Record the publication."""
-        self._ledger.commit(_paid(charge), published)
+        self._account.commit(_paid(charge), published)
 
     def abandon(self, reason: str) -> None:
         """Void the open reservation, if there is one."""
         reservation, self._reservation = self._reservation, None
         if reservation is not None:
-            self._ledger.void(reservation, reason)
+            self._account.void(reservation, reason)
 
-
-def affordable(ledger: Ledger) -> int:
-    """Return how many charges still fit both the budget and the number that was planned."""
-    return max(0, min(ledger.budget.steps - len(ledger.charged_digests()), ledger.remaining_charges()))
+    def finish(self) -> None:
+        """Close the account; what the plan did not use returns to the budget."""
+        if not self._account.closed:
+            self._account.close(Rule.COMPLETED, "every step was made, or is not paid for any more")
 
 
 def _paid(charge: Charge | None) -> Charge:
@@ -170,9 +172,9 @@ class NoSpend:
         packed = struct.pack("<qq", self._seed, step)
         return 0, RoundKey(hashlib.blake2b(packed, digest_size=32, person=b"fedlearn-nopriv").digest())
 
-    def charge(self, bounded: BoundedSum) -> None:
+    def charge(self, bounded: BoundedSum, task: bytes) -> None:
         """Nothing to pay."""
-        del bounded
+        del bounded, task
 
     def release(self, bounded: BoundedSum, charge: Charge | None) -> NoisyMean:
         """Return the plain mean."""
@@ -186,3 +188,6 @@ class NoSpend:
     def abandon(self, reason: str) -> None:
         """Nothing to give back."""
         del reason
+
+    def finish(self) -> None:
+        """Nothing to record."""

@@ -54,9 +54,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trained]:
         sums = [b""]
         charge = LedgerSpend.charge
 
-        def charged(spend: LedgerSpend, bounded: BoundedSum) -> Charge:
+        def charged(spend: LedgerSpend, bounded: BoundedSum, task: bytes) -> Charge:
             sums.append(bounded.values.tobytes())
-            return charge(spend, bounded)
+            return charge(spend, bounded, task)
 
         training = Training(config, split, 3, directory.name, directory, width)
         with pytest.MonkeyPatch.context() as patch:

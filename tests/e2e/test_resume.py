@@ -23,8 +23,7 @@ from fedlearn.errors import (
     RunDirectoryInUse,
     RunInterrupted,
 )
-from fedlearn.ledger import LEDGER_FILE, Charged, Committed, Ledger
-from fedlearn.ledger.store import RowStore
+from fedlearn.ledger import LEDGER_FILE, Charged, Committed, Ledger, store
 from fedlearn_server import round as server_round
 from fedlearn_server.checkpoint import CHECKPOINT_FILE, MODEL_FILE
 
@@ -262,12 +261,14 @@ def test_another_process_runs_it(small_city: SmallCity, stopped: Path) -> None:
     small_city.resume(stopped)
 
 
-def test_a_locked_ledger(small_city: SmallCity, stopped: Path) -> None:
-    store = RowStore(stopped / LEDGER_FILE)
+def test_a_locked_ledger(small_city: SmallCity, stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.05)
+    other = sqlite3.connect(stopped / LEDGER_FILE, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
     try:
-        refused(small_city, stopped, LedgerLocked, "FL601", "held by process")
+        refused(small_city, stopped, LedgerLocked, "FL601", "another process is writing")
     finally:
-        store.close()
+        other.close()
     small_city.resume(stopped)
 
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from fedlearn.features import FEATURES
 from fedlearn.lab import compose, train
 from fedlearn.lab.run import TrainedRun
-from fedlearn.ledger import LEDGER_FILE, Charged, Committed, Ledger
+from fedlearn.ledger import LEDGER_FILE, Charged, Committed, Ledger, RunOpened
 from fedlearn.privacy.accountants import epsilon
 from fedlearn.report.rounds import read_rounds
 from fedlearn.report.summary import ModelKind, Summary
@@ -64,9 +64,11 @@ def test_the_placebo_lifts_nothing_and_other_apps_do(run: TrainedRun) -> None:
 
 def test_epsilon_is_what_the_ledger_recomputes(run: TrainedRun) -> None:
     entries = Ledger.read(run.directory / LEDGER_FILE)
-    charged = [entry.event for entry in entries if isinstance(entry, Charged)]
+    (opened,) = (entry for entry in entries if isinstance(entry, RunOpened))
+    (planned,) = opened.plan
+    charged = [entry for entry in entries if isinstance(entry, Charged)]
     assert len(charged) == 12 == sum(isinstance(entry, Committed) for entry in entries)
-    recomputed = epsilon([(event, 1) for event in charged], 1e-3)
+    recomputed = epsilon([(planned.event, 1) for _ in charged], 1e-3)
     assert run.summary.privacy.epsilon == pytest.approx(recomputed, abs=1e-9)
     assert recomputed <= 3.0
     assert run.summary.privacy.caveat is not None

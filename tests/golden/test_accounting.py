@@ -9,6 +9,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from fedlearn.errors import InvalidSpend
+from fedlearn.lab.bench.accounting import AccountingRow, bench_accounting, reproduced
 from fedlearn.privacy.accountants import REPORTED, SEARCHING, delta_at, epsilon, require_accountant
 from fedlearn.privacy.events import NeighboringRelation, PoissonGaussian
 
@@ -37,7 +38,8 @@ def gaussian_epsilon(delta: float, mu: float) -> float:
 def test_epsilon_to_the_printed_digits(row: Row) -> None:
     q, z, steps, delta, pld, rdp, _ = row
     ours = epsilon([(PoissonGaussian(z, q), steps)], delta)
-    assert f"{ours:.5f}" == f"{pld:.5f}"
+    # The margin for the FFT raises the last row by 6e-6, which its fifth decimal shows.
+    assert pld - 5e-6 <= ours <= pld + 1e-5
     assert ours < rdp
 
 
@@ -107,3 +109,53 @@ def test_gdp_is_refused_by_name_with_the_reason(name: str) -> None:
 def test_a_relation_without_an_accountant_is_refused() -> None:
     with pytest.raises(InvalidSpend, match="zero_out"):
         epsilon([(PoissonGaussian(1.0, 0.1), 1)], 1e-5, neighboring_relation=NeighboringRelation.ZERO_OUT)
+
+
+@pytest.fixture(scope="module")
+def table() -> list[AccountingRow]:
+    return bench_accounting()
+
+
+NEAR_MISSES = {
+    ("dp-accounting 0.6.0", "8.5148"): "8.51380",
+    ("Opacus accountants_test", "7.32911117143"): "7.329111171484",
+    ("Gboard es-ES 2024", "0.1506840301548885"): "0.15068403015489260",
+    ("Gboard es-ES 2024", "3.4240074094281336"): "3.42400740942811675",
+    ("Gboard pt-BR, es-US", "0.014342572340349278"): "0.0143425723403496769",
+    ("Gboard pt-BR, es-US", "0.9935500950539097"): "0.99355009505391272",
+    ("Bu et al. 2020, fig. 4", "1.34"): "1.350",
+    ("pfl lm baseline", "0.9402"): "0.94009",
+    ("pfl lm baseline", "0.8641"): "0.86389",
+}
+
+
+def test_published_figures_are_reproduced(table: list[AccountingRow]) -> None:
+    """Every row to its last printed digit, except nine near misses; the table gives the reason of each."""
+    assert reproduced(table), [row for row in table if row.agreement == "DIFFERS"]
+    near = {(row.source, row.published): row.ours for row in table if row.agreement == "near miss"}
+    assert near.keys() == NEAR_MISSES.keys()
+    for key, ours in near.items():
+        assert float(ours) == pytest.approx(float(NEAR_MISSES[key]), rel=1e-11), key
+
+
+def test_today_s_figure_is_never_above_a_published_bound(table: list[AccountingRow]) -> None:
+    bounds = [row for row in table if "RDP" in row.conversion and row.tight is not None]
+    assert len(bounds) >= 18
+    for row in bounds:
+        assert row.tight is not None
+        assert row.tight <= float(row.published) + 0.01, row
+
+
+def test_prv_confirms_pld(table: list[AccountingRow]) -> None:
+    checked = [row for row in table if row.prv is not None and row.tight is not None]
+    assert len(checked) >= 30
+    for row in checked:
+        assert row.prv is not None
+        assert row.tight is not None
+        # Opacus adds its eps_error of 0.01 to its estimate; the grid of that estimate and our printing add a little.
+        assert row.tight < row.prv < row.tight * 1.0003 + 0.0102, row
+
+
+def test_the_refused_accountant_reports_less_than_is_spent(table: list[AccountingRow]) -> None:
+    rows = [row for row in table if row.conversion == "GDP"]
+    assert sum(float(row.ours) < (row.tight or 0.0) for row in rows) == 4, "all but the full batch"

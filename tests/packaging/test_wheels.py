@@ -165,6 +165,7 @@ def test_package_data_ships(wheels: dict[str, Path]) -> None:
     configs = {path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
     assert configs == {name.removeprefix("fedlearn/configs/") for name in inside if name.endswith(".yaml")}
     assert {"fedlearn/py.typed", "fedlearn/proto/wire.proto", "fedlearn/report/templates/base.html.j2"} <= inside
+    assert {f"fedlearn/privacy/coefficients/{mechanism}.json" for mechanism in ("blt", "banded")} <= inside
     assert any(name.endswith("licenses/LICENSE") for name in inside)
 
 
@@ -232,7 +233,7 @@ def test_a_reviewer_works_without_torch(reviewers: Path, tmp_path: Path) -> None
 import contextlib, io, sys
 from fedlearn.cli import main
 from fedlearn.ledger import Ledger
-from fedlearn.privacy import PrivacySettings, make_plan
+from fedlearn.privacy.plan import PrivacySettings, make_plan
 
 settings = PrivacySettings(delta=1e-4, l2_clip_norm=1.0, noise_multiplier=4.0)
 plan = make_plan(settings, population=1000, rounds=1, cohort=500)
@@ -240,10 +241,13 @@ shown.append(str(plan.sampling_probability))
 out = io.StringIO()
 with contextlib.redirect_stdout(out):
     status = main(["compare", {str(run)!r}, "--page", "page.html"])
-shown.append(str(status))
+    scope = ["--population", "phones", "--epsilon", "3", "--delta", "1e-6"]
+    made = main(["ledger", "create", "shared.sqlite", *scope])
+    looked = main(["ledger", "verify", "shared.sqlite"]) or main(["ledger", "budget", "shared.sqlite"])
+shown.extend([str(status), str(made), str(looked)])
 """
     result = loaded(reviewers, code, tmp_path)
-    assert result["shown"] == ["0.5", "0"]
+    assert result["shown"] == ["0.5", "0", "0", "0"]
     assert (tmp_path / "page.html").is_file()
     assert not {name.split(".")[0] for name in result["modules"]} & {"torch", "flwr", "hydra", "fedlearn_server"}
 

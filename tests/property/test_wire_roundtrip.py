@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedlearn.errors import Reason, WireError
-from fedlearn.task import CohortReply, RoundTask, TrainingTerms
+from fedlearn.task import CohortReply, CohortSchedule, ExamplePrivacy, RoundTask, TrainingTerms
 from fedlearn.types import Contribution, Level
 from fedlearn.wire import (
     decode_contribution,
@@ -49,11 +49,15 @@ tasks = st.builds(
         learning_rate=POSITIVE,
         shuffle=st.booleans(),
         candidates=st.integers(2, 2**32 - 1),
+        example_privacy=st.none() | st.builds(ExamplePrivacy, noise_multiplier=POSITIVE, l2_clip_norm=POSITIVE),
     ),
     l2_clip_norm=POSITIVE,
     grid_step=st.none() | POSITIVE,
     sampling_probability=st.floats(min_value=0.0, max_value=1.0, exclude_min=True),
     round_key=st.binary(min_size=32, max_size=32),
+    participation=st.none()
+    | st.builds(CohortSchedule, min_separation=st.integers(1, 2**63), availability=st.floats(1e-300, 1.0)),
+    count_scale=st.none() | POSITIVE,
 )
 
 
@@ -104,6 +108,7 @@ def test_task(task: RoundTask) -> None:
     assert task_digest(found) == task_digest(task)
     assert (found.run_id, found.seed, found.grid_step) == (task.run_id, task.seed, task.grid_step)
     assert found.training == task.training
+    assert (found.participation, found.count_scale) == (task.participation, task.count_scale)
     assert {name: array.shape for name, array in found.parameters.items()} == {
         name: array.shape for name, array in task.parameters.items()
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fedlearn.errors import Reason
+from fedlearn.privacy.events import PoissonGaussian, event_to_json
 from fedlearn.report.guarantee import (
     SIMULATION_STAMP,
     AllPublished,
@@ -16,6 +17,7 @@ from fedlearn.report.guarantee import (
     PrivacyMode,
     PrivacyRecord,
     Sampling,
+    SpentEvent,
     caveat_for,
     default_assurances,
     default_trusted,
@@ -107,6 +109,7 @@ def gaussian(epsilon: float = 2.981, delta: float = 1e-4, devices: int = 1_000) 
         assurances=default_assurances(PrivacyMode.GAUSSIAN, Population.SIMULATED, charges, 0.5),
         if_all_published=AllPublished(5, 9.23),
         charges=charges,
+        spend=(SpentEvent(event_to_json(PoissonGaussian(1.873, 0.1)), 80),),
     )
 
 
@@ -130,7 +133,7 @@ def summary(privacy: PrivacyRecord | None = None, **changes) -> Summary:
     headline = HEADLINE if private else PLAIN
     method = "paired bootstrap over users, 95 %"
     fields = {
-        "schema_version": 1,
+        "schema_version": 2,
         "run_id": "city_quick-20260131-120000",
         "created": "2026-01-31T12:00:00Z",
         "command": "fedlearn train experiment=city_quick privacy.epsilon=3",
@@ -192,6 +195,7 @@ def rounds(run: Summary, count: int = 40) -> tuple[RoundRecord, ...]:
                         signal_to_noise=(3.2 * math.exp(-t / 9) + 0.5 + abs(rng.normal(0, 0.1)))
                         if model.protected
                         else None,
+                        clip=0.1,
                         update_norm=0.2 * math.exp(-t / 10) + 0.02,
                         epsilon=model.epsilon * math.sqrt((t + 1) / count) if model.epsilon is not None else None,
                         rejected={Reason.OVER_NORM: 1} if t == 3 else {},

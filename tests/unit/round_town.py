@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Context, Message
 
-from fedlearn.privacy import PrivacyPlan, PrivacySettings, make_plan
 from fedlearn.privacy.grid import to_grid
+from fedlearn.privacy.plan import PrivacyPlan, PrivacySettings, make_plan
 from fedlearn.rng import os_bytes
 from fedlearn.task import CohortReply, RoundTask, TrainingTerms
 from fedlearn.types import Contribution, Level

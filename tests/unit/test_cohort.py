@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
-from fedlearn.clip import clip_l2
+from fedlearn.clip import clip_l2, joint_bound
 from fedlearn.engine import cohort
 from fedlearn.engine.cohort import SimulatedCohort
+from fedlearn.engine.participation import takes_part
 from fedlearn.engine.registry import make_engine
 from fedlearn.engine.schedule import LocalTraining, schedule
 from fedlearn.errors import Reason
@@ -19,7 +20,7 @@ from fedlearn.models import ClientExamples, MatchModel
 from fedlearn.privacy.grid import grid_step, to_grid
 from fedlearn.privacy.sampling import RoundKey, included
 from fedlearn.rng import simulation_rng
-from fedlearn.task import CohortReply, RoundTask, TrainingTerms, largest_shard, shard
+from fedlearn.task import CohortReply, CohortSchedule, RoundTask, TrainingTerms, largest_shard, shard
 from fedlearn.types import Level
 from fedlearn.wire import decode_reply, encode_reply, task_digest
 
@@ -95,8 +96,8 @@ def one_by_one(task: RoundTask) -> tuple[np.ndarray, int, int]:
     engine = make_engine("loop", MatchModel(WIDTH), learning_rate=terms.learning_rate)
     total = np.zeros(WIDTH, np.int64 if task.grid_step else np.float64)
     phones = clipped = 0
-    for name, takes_part in zip(PHONES, included(RoundKey(KEY), PHONES, task.sampling_probability), strict=True):
-        if not takes_part:
+    for name, chosen in zip(PHONES, included(RoundKey(KEY), PHONES, task.sampling_probability), strict=True):
+        if not chosen:
             continue
         (client,) = Town([name]).examples([0], task)
         order = schedule(client.count, training, simulation_rng(task.seed, task.step, name, "shuffle"))
@@ -237,3 +238,41 @@ def test_where_every_phone_fails_the_fault_is_not_theirs() -> None:
     hopeless = SimulatedCohort(Town(PHONES, broken=frozenset(PHONES)), MatchModel(WIDTH), "loop")
     with pytest.raises(ValueError, match="damaged"):
         hopeless(make_task(q=1.0))
+
+
+# --- the coordinate of adaptive clipping, and schedules ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grid", [True, False])
+@pytest.mark.parametrize("engine", ["loop", "vmap"])
+def test_the_last_coordinate_counts_the_phones_within_the_clip(grid: bool, engine: str) -> None:
+    clip, scale = 0.25, 0.08
+    task = replace(make_task(q=1.0, grid=grid), l2_clip_norm=clip, grid_step=grid_step(clip) if grid else None)
+    (plain,), _ = run(task, engine=engine)
+    adaptive = replace(task, count_scale=scale, grid_step=grid_step(joint_bound(clip, scale)) if grid else None)
+    (reply,), _ = run(adaptive, engine=engine)
+    unit = adaptive.grid_step or 1.0
+    told = float(reply.contribution.values[-1]) * unit
+    assert told == pytest.approx(scale * ((plain.trained - plain.clipped) - plain.clipped) / 2, rel=1e-6)
+    assert 0 < plain.clipped < plain.trained < plain.contribution.count
+    update = reply.contribution.values[:-1] * unit
+    np.testing.assert_allclose(update, plain.contribution.values * (task.grid_step or 1.0), rtol=0, atol=1e-6)
+    terms = FoldTerms(task_digest(adaptive), adaptive.dimension, adaptive.l2_bound, adaptive.grid_step, Level.COHORT)
+    fold = Fold(terms)
+    assert fold.offer(lambda: decode_reply(encode_reply(reply)).contribution, reserved=len(PHONES)) is not None
+
+
+@pytest.mark.parametrize("shards", [1, 7])
+def test_a_schedule_decides_instead_of_the_draw(shards: int) -> None:
+    schedule_ = CohortSchedule(min_separation=3, availability=0.8)
+    trained: dict[str, list[int]] = {}
+    for step in range(9):
+        task = replace(make_task(step=step, q=1e-12), participation=schedule_)
+        replies, asked = run(task, shards=shards)
+        expected = [PHONES[i] for i in np.flatnonzero(takes_part(schedule_, task.seed, step, PHONES))]
+        assert sorted(asked) == sorted(expected)
+        assert sum(reply.contribution.count for reply in replies) == len(expected)
+        for name in asked:
+            trained.setdefault(name, []).append(step)
+    assert all((np.diff(steps) >= 3).all() and len(steps) <= 3 for steps in trained.values())
+    assert len(trained) > len(PHONES) / 2

@@ -73,7 +73,7 @@ def release(root: Path, layout: str = "{}_db.json.gz", **dialogues: Any) -> Path
         path = root / "crosswoz" / layout.format(domain)
         path.parent.mkdir(parents=True, exist_ok=True)
         raw = json.dumps(rows, ensure_ascii=False).encode()
-        path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+        path.write_bytes(gzip.compress(raw, mtime=0) if path.suffix == ".gz" else raw)
     split(root, dialogues or {"7": {"sys-usr": [1, 20], "messages": DIALOGUE}})
     return root
 
@@ -157,11 +157,14 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         list(CrossWoz(tmp_path, file="train.json.zip").devices())
 
 
-ROW = gzip.compress('[["x", {"推荐菜": 3, "周边餐馆": 4}]]'.encode())
+ROW = gzip.compress('[["x", {"推荐菜": 3, "周边餐馆": 4}]]'.encode(), mtime=0)
 
 
 @pytest.mark.parametrize("domain", list(DOMAINS))
-@pytest.mark.parametrize("raw", [b"junk", gzip.compress(b"{"), gzip.compress(b"{}"), gzip.compress(b"[[1]]"), b"", ROW])
+@pytest.mark.parametrize(
+    "raw",
+    [b"junk", gzip.compress(b"{", mtime=0), gzip.compress(b"{}", mtime=0), gzip.compress(b"[[1]]", mtime=0), b"", ROW],
+)
 def test_corrupt_table_is_named(tmp_path: Path, domain: str, raw: bytes) -> None:
     release(tmp_path)
     (tmp_path / "crosswoz" / f"{domain}_db.json.gz").write_bytes(raw)

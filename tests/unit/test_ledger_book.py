@@ -1,28 +1,54 @@
+"""One run in a ledger of its own: what may follow what, what it spends, and what damages it."""
+
 from __future__ import annotations
 
 import hashlib
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedlearn.errors import BudgetExceeded, ChargeMismatch, LedgerDamaged, LedgerError, LedgerLocked, OutOfRange
-from fedlearn.ledger import LEDGER_FILE, Budget, Charged, Committed, Ledger, Opened, Reserved, Voided
+from fedlearn.ledger import (
+    LEDGER_FILE,
+    Charged,
+    Committed,
+    GateKind,
+    Ledger,
+    Opened,
+    Planned,
+    Reserved,
+    Rule,
+    RunAccount,
+    RunOpened,
+    Scope,
+    Voided,
+    new_scope,
+    store,
+)
+from fedlearn.ledger.signing import operator_key
 from fedlearn.privacy.accountants import epsilon
 from fedlearn.privacy.events import PoissonGaussian
 from fedlearn.privacy.mechanisms import GaussianMechanism
-from fedlearn.privacy.plan import PrivacySettings, make_plan
+from fedlearn.types import BoundedSum
 
 EVENT = PoissonGaussian(2.0, 0.1)
 STEPS = 5
 DELTA = 1e-5
-BUDGET = Budget("run-1", epsilon([(EVENT, STEPS)], DELTA), DELTA, EVENT, STEPS)
+CAP = epsilon([(EVENT, STEPS)], DELTA)
+PLAN = (Planned(EVENT, STEPS),)
+TASK = hashlib.sha256(b"task").hexdigest()
 SUM = hashlib.sha256(b"sum").hexdigest()
 MODEL = hashlib.sha256(b"model").hexdigest()
+CONFIG = hashlib.sha256(b"config").hexdigest()
+
+
+def scope() -> Scope:
+    return new_scope("10 phones", CAP, DELTA, operator_key().public, gate=GateKind.PLAN)
 
 
 @pytest.fixture
@@ -32,224 +58,302 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ledger(path: Path) -> Iterator[Ledger]:
-    with Ledger.open(path, BUDGET, lambda: 1000.0) as opened:
-        yield opened
+    with Ledger.create(path, scope(), lambda: 1000.0) as made:
+        yield made
 
 
-def release(ledger: Ledger, step: int) -> None:
-    reservation = ledger.reserve(step, ledger.next_attempt(step))
-    ledger.commit(ledger.charge(reservation, EVENT, SUM), MODEL)
+@pytest.fixture
+def account(ledger: Ledger) -> RunAccount:
+    return ledger.open_run("run-1", "training", "once", PLAN, CONFIG)
 
 
-def test_a_round_as_it_is_written(ledger: Ledger) -> None:
-    reservation = ledger.reserve(0, 0)
-    charge = ledger.charge(reservation, EVENT, SUM)
-    ledger.commit(charge, MODEL)
+def release(account: RunAccount, step: int) -> None:
+    reservation = account.reserve(step, account.next_attempt(step))
+    account.commit(account.charge(reservation, TASK, SUM), MODEL)
+
+
+def test_a_round_as_it_is_written(ledger: Ledger, account: RunAccount) -> None:
+    reservation = account.reserve(0, 0)
+    charge = account.charge(reservation, TASK, SUM)
+    account.commit(charge, MODEL)
     assert (charge.step, charge.noise_multiplier, charge.sum_digest) == (0, 2.0, SUM)
-    assert ledger.events() == (
-        Opened(0, 1000.0, BUDGET),
-        Reserved(1, 1000.0, 0, 0),
-        Charged(2, 1000.0, 1, 0, EVENT, SUM),
-        Committed(3, 1000.0, 2, MODEL),
+    assert ledger.entries() == (
+        Opened(0, 1000.0, ledger.scope),
+        RunOpened(1, 1000.0, "run-1", "training", "once", PLAN, CONFIG),
+        Reserved(2, 1000.0, "run-1", 0, 0, 0),
+        Charged(3, 1000.0, 2, "run-1", 0, 0, TASK, SUM),
+        Committed(4, 1000.0, 3, MODEL),
     )
-    assert ledger.committed() == (ledger.events()[3],)
-    assert ledger.uncommitted() == ()
+    assert account.committed() == (ledger.entries()[4],)
+    assert account.uncommitted() == ()
 
 
-def test_every_charge_counts_committed_or_not(ledger: Ledger) -> None:
-    assert ledger.spent() == 0.0
-    ledger.charge(ledger.reserve(0, 0), EVENT, SUM)
-    assert ledger.spent() == epsilon([(EVENT, 1)], DELTA)
-    release(ledger, 0)
-    assert ledger.spent() == epsilon([(EVENT, 2)], DELTA)
-    assert ledger.spent(1e-3) == epsilon([(EVENT, 2)], 1e-3)
+def test_every_charge_counts_committed_or_not(account: RunAccount) -> None:
+    assert account.spent() == 0.0
+    account.charge(account.reserve(0, 0), TASK, SUM)
+    assert account.spent() == epsilon([(EVENT, 1)], DELTA)
+    release(account, 0)
+    assert account.spent() == epsilon([(EVENT, 2)], DELTA)
+    assert account.spent(1e-3) == epsilon([(EVENT, 2)], 1e-3)
+    assert account.charged_digests() == (SUM, SUM)
 
 
-def test_a_run_spends_its_budget_and_not_one_charge_more(ledger: Ledger) -> None:
+def test_a_run_spends_its_plan_and_not_one_charge_more(account: RunAccount) -> None:
     for step in range(STEPS):
-        assert ledger.remaining_charges() == STEPS - step
-        release(ledger, step)
-    assert ledger.remaining_charges() == 0
-    assert not ledger.fits(EVENT)
+        assert account.remaining() == STEPS - step
+        release(account, step)
+    assert account.remaining() == 0
     with pytest.raises(BudgetExceeded, match="The run ends here"):
-        ledger.reserve(STEPS, 0)
-    assert ledger.spent() <= BUDGET.epsilon
+        account.reserve(STEPS, 0)
+    assert account.spent() <= CAP
 
 
 def test_a_wasted_charge_ends_the_run_a_step_early(path: Path) -> None:
-    with Ledger.open(path, BUDGET) as first:
-        release(first, 0)
-        first.charge(first.reserve(1, 0), EVENT, SUM)  # killed before the release was published
-    with Ledger.open(path, BUDGET, must_exist=True) as second:
-        (wasted,) = second.uncommitted()
-        assert (wasted.step, second.next_attempt(1)) == (1, 1)
+    with Ledger.create(path, scope()) as first:
+        account = first.open_run("run-1", "training", "once", PLAN, CONFIG)
+        release(account, 0)
+        account.charge(account.reserve(1, 0), TASK, SUM)  # killed before the release was published
+    with Ledger.open(path) as second:
+        account = second.run("run-1")
+        (wasted,) = account.uncommitted()
+        assert (wasted.step, account.next_attempt(1)) == (1, 1)
         with pytest.raises(ChargeMismatch, match="attempt must be 1"):
-            second.reserve(1, 0)
+            account.reserve(1, 0)
         for step in range(1, 4):
-            release(second, step)
+            release(account, step)
         with pytest.raises(BudgetExceeded):
-            second.reserve(4, 0)
-        assert len(second.committed()) == STEPS - 1
-        assert second.uncommitted() == (wasted,)
+            account.reserve(4, 0)
+        assert len(account.committed()) == STEPS - 1
+        assert account.uncommitted() == (wasted,)
 
 
 def test_published_before_the_crash_is_committed_after_it(path: Path) -> None:
-    with Ledger.open(path, BUDGET) as first:
-        first.charge(first.reserve(0, 0), EVENT, SUM)
-    with Ledger.open(path, BUDGET) as second:
-        (charged,) = second.uncommitted()
-        second.commit(charged, MODEL)
-        assert second.uncommitted() == ()
+    with Ledger.create(path, scope()) as first:
+        account = first.open_run("run-1", "training", "once", PLAN, CONFIG)
+        account.charge(account.reserve(0, 0), TASK, SUM)
+    with Ledger.open(path) as second:
+        account = second.run("run-1")
+        (charged,) = account.uncommitted()
+        account.commit(charged, MODEL)
+        assert account.uncommitted() == ()
         with pytest.raises(ChargeMismatch, match="released once"):
-            second.reserve(0, 1)
+            account.reserve(0, 1)
 
 
 def test_an_open_reservation_is_taken_up_again(path: Path) -> None:
-    with Ledger.open(path, BUDGET) as first:
-        reservation = first.reserve(0, 0)
-    with Ledger.open(path, BUDGET) as second:
-        assert second.open_reservation() == reservation
-        assert second.reserve(0, 0) == reservation
-        assert len(second.events()) == 2
+    with Ledger.create(path, scope()) as first:
+        reservation = first.open_run("run-1", "training", "once", PLAN, CONFIG).reserve(0, 0)
+    with Ledger.open(path) as second:
+        account = second.run("run-1")
+        assert account.announced
+        assert account.open_reservation() == reservation
+        assert account.reserve(0, 0) == reservation
+        assert len(second.entries()) == 3
 
 
-def test_a_reservation_is_voided_only_while_no_noise_was_drawn(ledger: Ledger) -> None:
-    reservation = ledger.reserve(0, 0)
-    ledger.void(reservation, "no reply arrived; no noise was drawn")
-    assert isinstance(ledger.events()[-1], Voided)
-    again = ledger.reserve(0, 0)
-    ledger.charge(again, EVENT, SUM)
+def test_a_reservation_is_voided_only_while_no_noise_was_drawn(ledger: Ledger, account: RunAccount) -> None:
+    reservation = account.reserve(0, 0)
+    account.void(reservation, "no reply arrived; no noise was drawn")
+    assert isinstance(ledger.entries()[-1], Voided)
+    again = account.reserve(0, 0)
+    account.charge(again, TASK, SUM)
     for gone in (reservation, again):
         with pytest.raises(ChargeMismatch, match="never voided"):
-            ledger.void(gone, "too late")
+            account.void(gone, "too late")
 
 
-def test_what_may_not_follow_is_refused_and_leaves_no_entry(ledger: Ledger) -> None:
-    reservation = ledger.reserve(0, 0)
+def test_what_may_not_follow_is_refused_and_leaves_no_entry(ledger: Ledger, account: RunAccount) -> None:
+    reservation = account.reserve(0, 0)
     with pytest.raises(ChargeMismatch, match="still reserved"):
-        ledger.reserve(1, 0)
+        account.reserve(1, 0)
     with pytest.raises(ChargeMismatch, match="sum_digest"):
-        ledger.charge(reservation, EVENT, "abc")
-    charge = ledger.charge(reservation, EVENT, SUM)
+        account.charge(reservation, TASK, "abc")
+    with pytest.raises(ChargeMismatch, match="task_digest"):
+        account.charge(reservation, TASK.upper(), SUM)
+    with pytest.raises(ChargeMismatch, match="void it first"):
+        account.close(Rule.COMPLETED, "over")
+    charge = account.charge(reservation, TASK, SUM)
     with pytest.raises(ChargeMismatch, match="not open"):
-        ledger.charge(reservation, EVENT, SUM)
+        account.charge(reservation, TASK, SUM)
     with pytest.raises(ChargeMismatch, match="published_digest"):
-        ledger.commit(charge, "")
-    ledger.commit(charge, MODEL)
+        account.commit(charge, "")
+    account.commit(charge, MODEL)
     with pytest.raises(ChargeMismatch, match="committed before"):
-        ledger.commit(charge, MODEL)
+        account.commit(charge, MODEL)
+    with pytest.raises(ChargeMismatch, match="no such charge"):
+        account.commit(replace(charge, id=99), MODEL)
     with pytest.raises(ChargeMismatch, match="step=-1"):
-        ledger.reserve(-1, 0)
-    assert len(ledger.events()) == 4
+        account.reserve(-1, 0)
+    with pytest.raises(ChargeMismatch, match="has 1 parts"):
+        ledger.append(lambda sequence, time: Reserved(sequence, time, "run-1", 1, 0, 0))
+    with pytest.raises(ChargeMismatch, match="has 1 parts"):
+        ledger.append(lambda sequence, time: Reserved(sequence, time, "run-1", -1, 0, 0))
+    assert len(ledger.entries()) == 5
 
 
-def test_a_step_is_committed_under_one_charge(ledger: Ledger) -> None:
-    wasted = ledger.charge(ledger.reserve(0, 0), EVENT, SUM)
-    release(ledger, 0)
+def test_a_charge_is_for_the_step_that_was_reserved(ledger: Ledger, account: RunAccount) -> None:
+    held = account.reserve(0, 0)
+    with pytest.raises(ChargeMismatch, match="is for step 0"):
+        account.charge(replace(held, step=1), TASK, SUM)
+    with pytest.raises(ChargeMismatch, match="is of run"):
+        ledger.append(lambda sequence, time: Charged(sequence, time, held.id, "run-2", 0, 0, TASK, SUM))
+
+
+def test_a_step_is_committed_under_one_charge(account: RunAccount) -> None:
+    wasted = account.charge(account.reserve(0, 0), TASK, SUM)
+    release(account, 0)
     with pytest.raises(ChargeMismatch, match="another charge"):
-        ledger.commit(wasted, MODEL)
+        account.commit(wasted, MODEL)
 
 
-def test_a_plan_over_its_budget_does_not_start(path: Path) -> None:
-    greedy = Budget("run-1", BUDGET.epsilon, DELTA, EVENT, STEPS + 3)
-    with pytest.raises(BudgetExceeded, match=f"at most {STEPS} fit"):
-        Ledger.open(path, greedy)
-    assert not path.exists()
+def test_nothing_follows_a_closed_run(account: RunAccount) -> None:
+    wasted = account.charge(account.reserve(0, 0), TASK, SUM)
+    account.close(Rule.COMPLETED, "over")
+    assert account.closed
+    assert account.remaining() == 0
+    for call in (
+        lambda: account.reserve(1, 0),
+        lambda: account.commit(wasted, MODEL),
+        lambda: account.close(Rule.COMPLETED, "twice"),
+    ):
+        with pytest.raises(ChargeMismatch, match="was closed"):
+            call()
 
 
-def test_another_event_is_composed_not_counted(ledger: Ledger) -> None:
-    assert ledger.fits(PoissonGaussian(50.0, 0.01))
-    loud = PoissonGaussian(0.8, 0.3)
-    assert not ledger.fits(loud)
-    with pytest.raises(BudgetExceeded):
-        ledger.charge(ledger.reserve(0, 0), loud, SUM)
-    assert len(ledger.events()) == 2
+def test_a_plan_over_its_budget_is_not_opened(ledger: Ledger) -> None:
+    with pytest.raises(BudgetExceeded, match=f"at most {STEPS} releases"):
+        ledger.open_run("run-1", "training", "once", (Planned(EVENT, STEPS + 3),), CONFIG)
+    assert len(ledger.entries()) == 1
 
 
-def test_budget_of_a_plan(path: Path) -> None:
-    settings = PrivacySettings(delta=DELTA, l2_clip_norm=1.0, noise_multiplier=2.0)
-    plan = make_plan(settings, population=1000, rounds=STEPS, cohort=100)
-    assert Budget.of(plan, "run-1") == BUDGET
+def test_a_ledger_of_gate_plan_has_one_run_ever(ledger: Ledger, account: RunAccount) -> None:
+    account.close(Rule.COMPLETED, "over")
+    with pytest.raises(BudgetExceeded, match="its one run"):
+        ledger.open_run("run-2", "training", "once", (Planned(EVENT, 1),), CONFIG)
+    with pytest.raises(ChargeMismatch, match="opened before"):
+        ledger.open_run("run-1", "training", "once", (Planned(EVENT, 1),), CONFIG)
 
 
-@pytest.mark.parametrize("change", [{"epsilon": 0}, {"epsilon": float("nan")}, {"delta": 1.0}, {"steps": 0}])
-def test_budget_out_of_range(change: dict[str, float]) -> None:
-    arguments = {"run_id": "r", "epsilon": 1.0, "delta": 1e-5, "event": EVENT, "steps": 1} | change
-    with pytest.raises(OutOfRange):
-        Budget(**arguments)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epsilon": 0}, "epsilon=0"),
+        ({"epsilon": float("nan")}, "epsilon=nan"),
+        ({"delta": 1.0}, "delta=1.0"),
+        ({"population": ""}, "population"),
+        ({"operator_key": "ab"}, "operator_key"),
+        ({"authority_key": "AB" * 32}, "authority_key"),
+        ({"order": 3.0}, "order=3.0"),
+        ({"ledger_id": "x"}, "ledger_id"),
+    ],
+)
+def test_scope_out_of_range(change: dict[str, object], words: str) -> None:
+    with pytest.raises(OutOfRange, match=words):
+        replace(scope(), **change)  # type: ignore[arg-type]
 
 
-def test_another_run_cannot_use_the_file(path: Path, ledger: Ledger) -> None:
-    ledger.close()
-    with pytest.raises(LedgerError, match="another run or plan"):
-        Ledger.open(path, Budget("run-2", BUDGET.epsilon, DELTA, EVENT, STEPS))
+@pytest.mark.parametrize("count", [0, -1, True, 1.0])
+def test_planned_out_of_range(count: object) -> None:
+    with pytest.raises(OutOfRange, match="count="):
+        Planned(EVENT, count)  # type: ignore[arg-type]
 
 
-def test_a_removed_ledger_is_not_begun_anew(path: Path) -> None:
-    with pytest.raises(LedgerError, match="is gone"):
-        Ledger.open(path, BUDGET, must_exist=True)
-    with pytest.raises(LedgerError, match="no ledger here"):
-        Ledger.read(path)
+def test_bad_runs(ledger: Ledger) -> None:
+    for arguments, words in (
+        (("", "p", "e", PLAN, CONFIG), "run:"),
+        (("r", "p" * 5000, "e", PLAN, CONFIG), "purpose:"),
+        (("r", "p", "", PLAN, CONFIG), "epoch:"),
+        (("r", "p", "e", (), CONFIG), "plan is empty"),
+        (("r", "p", "e", PLAN, "x"), "config_digest"),
+    ):
+        with pytest.raises((OutOfRange, ChargeMismatch), match=words):
+            ledger.open_run(*arguments)
+    with pytest.raises(ChargeMismatch, match="open it first"):
+        ledger.run("r")
 
 
-def test_read_lets_go(path: Path, ledger: Ledger) -> None:
-    release(ledger, 0)
-    entries = ledger.events()
+def test_a_ledger_is_made_once_and_opened_where_it_is(path: Path, ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match="there already"):
+        Ledger.create(path, scope())
+    for absent in (path.with_name("other"), path.parent):
+        with pytest.raises(LedgerError, match="no ledger here"):
+            Ledger.read(absent)
+    assert sorted(item.name for item in path.parent.iterdir()) == [
+        LEDGER_FILE,
+        f"{LEDGER_FILE}-shm",
+        f"{LEDGER_FILE}-wal",
+    ]
+
+
+def test_reading_and_closing_leave_one_file(path: Path, ledger: Ledger, account: RunAccount) -> None:
+    release(account, 0)
+    entries = ledger.entries()
+    assert Ledger.read(path) == entries  # beside the writer
     ledger.close()
     assert Ledger.read(path) == entries == Ledger.read(path)
+    assert [item.name for item in path.parent.iterdir()] == [LEDGER_FILE]
 
 
-def test_a_second_holder_is_refused_by_name(path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedlearn.ledger.store.BUSY_SECONDS", 0.05)
-    with pytest.raises(LedgerLocked, match=f"{LEDGER_FILE}: held by process {os.getpid()}"):
-        Ledger.open(path, BUDGET)
-    release(ledger, 0)  # the first holder is unharmed
-
-
-def test_another_process_is_refused(path: Path, ledger: Ledger) -> None:
-    code = (
-        "import sys, pathlib; from fedlearn.ledger import Ledger, store; store.BUSY_SECONDS = 0.05\n"
-        "Ledger.read(pathlib.Path(sys.argv[1]))"
-    )
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)],
-        env=os.environ | {"PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode != 0
-    assert f"LedgerLocked: {path}: held by process {os.getpid()}" in done.stderr
-
-
-def test_one_charge_pays_for_one_release(ledger: Ledger) -> None:
-    import numpy as np
-
-    from fedlearn.types import BoundedSum
-
+def test_one_charge_pays_for_one_release(account: RunAccount) -> None:
     bounded = BoundedSum(np.zeros(3), 1.0, 2.0**-30, 0, 4)
-    charge = ledger.charge(ledger.reserve(0, 0), EVENT, bounded.digest)
+    charge = account.charge(account.reserve(0, 0), TASK, bounded.digest)
     mechanism = GaussianMechanism(2.0, 100.0)
     mean = mechanism.release(bounded, charge)
-    ledger.commit(charge, hashlib.sha256(mean.values.tobytes()).hexdigest())
+    account.commit(charge, hashlib.sha256(mean.values.tobytes()).hexdigest())
     with pytest.raises(ChargeMismatch):
         mechanism.release(bounded, charge)
 
 
-def test_a_full_disk_records_nothing_and_stops_the_ledger(path: Path, ledger: Ledger) -> None:
-    reservation = ledger.reserve(0, 0)
-    connection = ledger._store._connection
-    pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-    connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+# --- disks that fail ------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_records_nothing_and_stops_the_ledger(path: Path, ledger: Ledger, account: RunAccount) -> None:
+    reservation = account.reserve(0, 0)
+    cursor = ledger._store._cursor
+    pages = cursor.execute("PRAGMA page_count").fetchone()[0]
+    cursor.execute(f"PRAGMA max_page_count={pages}")
     with pytest.raises(LedgerError, match="full"):
-        ledger.void(reservation, "x" * 20_000)  # more than what is left of the last page
+        account.void(reservation, "x" * 4096)  # more than what is left of the last page
     with pytest.raises(LedgerError, match="earlier write failed"):
-        ledger.charge(reservation, EVENT, SUM)
-    held = ledger.events()
+        account.charge(reservation, TASK, SUM)
+    held = ledger.entries()
     ledger.close()
     assert Ledger.read(path) == held
+
+
+def test_a_writer_that_does_not_let_go(
+    path: Path, ledger: Ledger, account: RunAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.05)
+    other = sqlite3.connect(path, isolation_level=None)
+    with Ledger.open(path) as hasty:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerLocked, match="another process is writing"):
+            hasty.run("run-1").reserve(0, 0)
+        other.execute("ROLLBACK")
+        release(hasty.run("run-1"), 0)  # it may be tried again
+    other.close()
+    release(account, 1)
+    assert account.remaining() == STEPS - 2
+
+
+def test_a_folder_that_cannot_be_written(path: Path, ledger: Ledger, account: RunAccount) -> None:
+    release(account, 0)
+    entries = ledger.entries()
+    ledger.close()
+    path.chmod(0o400)
+    path.parent.chmod(0o500)
+    try:
+        if os.access(path.parent, os.W_OK):
+            pytest.skip("this user writes everywhere")
+        assert Ledger.read(path) == entries
+        with pytest.raises(LedgerError, match="fix permissions"):
+            Ledger.open(path)
+    finally:
+        path.parent.chmod(0o700)
+
+
+# --- damage ---------------------------------------------------------------------------------------------------------
 
 
 def rewrite(path: Path, *statements: str) -> None:
@@ -264,13 +368,16 @@ def rewrite(path: Path, *statements: str) -> None:
 @pytest.mark.parametrize(
     ("statement", "first_bad"),
     [
-        ("UPDATE entries SET body = replace(body, '2.0', '9.0') WHERE sequence = 2", 2),
+        ("UPDATE entries SET body = replace(body, '2.0', '9.0') WHERE sequence = 1", 1),
         ("UPDATE entries SET hash = replace(hash, 'a', 'b') WHERE sequence = 3", 3),
+        ("UPDATE entries SET signature = replace(signature, 'a', 'b') WHERE sequence = 3", 3),
+        ("UPDATE entries SET signature = upper(signature) WHERE sequence = 3", 3),
+        ("UPDATE entries SET signature = (SELECT signature FROM entries WHERE sequence = 2) WHERE sequence = 3", 3),
         ("UPDATE entries SET kind = 'voided' WHERE sequence = 3", 3),
         ("UPDATE entries SET kind = x'00ff' WHERE sequence = 3", 3),
         ("DELETE FROM entries WHERE sequence = 2", 2),
         ("DELETE FROM entries", 0),
-        ("INSERT INTO entries SELECT 7, kind, body, hash FROM entries WHERE sequence = 3", 7),
+        ("INSERT INTO entries SELECT 8, kind, body, hash, signature FROM entries WHERE sequence = 3", 8),
         (
             "UPDATE entries SET sequence = -1 WHERE sequence = 2; UPDATE entries SET sequence = 2 WHERE sequence = 3;"
             "UPDATE entries SET sequence = 3 WHERE sequence = -1",
@@ -279,12 +386,13 @@ def rewrite(path: Path, *statements: str) -> None:
     ],
 )
 def test_an_altered_entry_is_named(path: Path, statement: str, first_bad: int) -> None:
-    with Ledger.open(path, BUDGET) as ledger:
-        release(ledger, 0)
-        release(ledger, 1)
+    with Ledger.create(path, scope()) as ledger:
+        account = ledger.open_run("run-1", "training", "once", PLAN, CONFIG)
+        release(account, 0)
+        release(account, 1)
     rewrite(path, statement)
     with pytest.raises(LedgerDamaged, match=f"{LEDGER_FILE}.*entry {first_bad}"):
-        Ledger.open(path, BUDGET)
+        Ledger.open(path)
 
 
 def test_rows_cannot_be_changed_in_passing(path: Path, ledger: Ledger) -> None:
@@ -302,7 +410,7 @@ def test_rows_cannot_be_changed_in_passing(path: Path, ledger: Ledger) -> None:
 def test_what_is_not_a_ledger(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(LedgerDamaged, match=LEDGER_FILE):
-        Ledger.open(path, BUDGET)
+        Ledger.open(path)
 
 
 def test_another_database_is_not_a_ledger(path: Path) -> None:
@@ -310,12 +418,12 @@ def test_another_database_is_not_a_ledger(path: Path) -> None:
     connection.execute("CREATE TABLE other (x)")
     connection.close()
     with pytest.raises(LedgerDamaged, match="no such table"):
-        Ledger.open(path, BUDGET)
+        Ledger.open(path)
 
 
-def test_a_truncated_file_is_found(path: Path, ledger: Ledger) -> None:
+def test_a_truncated_file_is_found(path: Path, ledger: Ledger, account: RunAccount) -> None:
     for step in range(STEPS):
-        release(ledger, step)
+        release(account, step)
     ledger.close()
     whole = path.read_bytes()
     for keep in (100, len(whole) // 2, len(whole) - 4096, len(whole) - 1):

@@ -10,41 +10,41 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from fedlearn.ledger import LEDGER_FILE, Budget, Charged, Committed, Ledger
-from fedlearn.privacy.accountants import epsilon
+from fedlearn.ledger import LEDGER_FILE, Charged, Committed, GateKind, Ledger, Planned, new_scope
+from fedlearn.ledger.signing import operator_key
 from fedlearn.privacy.events import PoissonGaussian
 
 KILLS = 12
-EVENT = PoissonGaussian(2.0, 0.1)
-BUDGET = Budget("run-1", epsilon([(EVENT, 10_000)], 1e-5), 1e-5, EVENT, 10_000)
+EVENT = PoissonGaussian(20.0, 0.01)
+PLANNED = 10_000
+DIGEST = hashlib.sha256(b"x").hexdigest()
 
 # One parent that has paid for the imports forks a worker per kill. The worker logs each release with an fsync, as a
-# published model would be; argv: ledger, log, budget's epsilon, kills, seed.
+# published model would be; argv: ledger, log, kills, seed.
 WORKER = """
 import hashlib, os, pathlib, random, signal, sys, time
-from fedlearn.ledger import Budget, Ledger
-from fedlearn.privacy.events import PoissonGaussian
+from fedlearn.ledger import Ledger
 
 path, log = pathlib.Path(sys.argv[1]), sys.argv[2]
-event = PoissonGaussian(2.0, 0.1)
-budget = Budget("run-1", float(sys.argv[3]), 1e-5, event, 10_000)
+digest = hashlib.sha256(b"x").hexdigest()
 
 def work(started):
-    ledger = Ledger.open(path, budget, must_exist=True)
+    ledger = Ledger.open(path)
+    account = ledger.run("run-1")
     out = os.open(log, os.O_WRONLY | os.O_APPEND)
-    step = max((ledger.events()[c.charge].step for c in ledger.committed()), default=-1) + 1
+    step = len(account.committed())
     while True:
-        reservation = ledger.reserve(step, ledger.next_attempt(step))
-        charge = ledger.charge(reservation, event, hashlib.sha256(b"%d" % step).hexdigest())
+        reservation = account.reserve(step, account.next_attempt(step))
+        charge = account.charge(reservation, digest, digest)
         os.write(out, b"%d\\n" % charge.id)
         os.fsync(out)
         os.write(started, b"r")
-        ledger.commit(charge, hashlib.sha256(b"model").hexdigest())
+        account.commit(charge, digest)
         step += 1
 
 Ledger.read(path)  # imports what is imported late, so that kills hit the ledger and not an import
-chance = random.Random(int(sys.argv[5]))
-for kill in range(int(sys.argv[4])):
+chance = random.Random(int(sys.argv[4]))
+for kill in range(int(sys.argv[3])):
     heard, started = os.pipe()
     child = os.fork()
     if child == 0:
@@ -67,11 +67,12 @@ for kill in range(int(sys.argv[4])):
 def test_killed_a_dozen_times(tmp_path: Path) -> None:
     path, log = tmp_path / LEDGER_FILE, tmp_path / "releases"
     log.touch()
-    Ledger.open(path, BUDGET).close()
+    with Ledger.create(path, new_scope("phones", 3.0, 1e-5, operator_key().public, gate=GateKind.PLAN)) as ledger:
+        ledger.open_run("run-1", "training", "once", (Planned(EVENT, PLANNED),), DIGEST)
     root = Path(__file__).resolve().parents[2]
     seed = random.Random(0).randrange(1 << 30)
     done = subprocess.run(
-        [sys.executable, "-c", WORKER, str(path), str(log), repr(BUDGET.epsilon), str(KILLS), str(seed)],
+        [sys.executable, "-c", WORKER, str(path), str(log), str(KILLS), str(seed)],
         env=os.environ | {"PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
@@ -80,16 +81,19 @@ def test_killed_a_dozen_times(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     released = [int(line) for line in log.read_text().splitlines()]
-    with Ledger.open(path, BUDGET, must_exist=True) as ledger:
-        charges = {entry.sequence for entry in ledger.events() if isinstance(entry, Charged)}
-        commits = Counter(entry.charge for entry in ledger.events() if isinstance(entry, Committed))
+    with Ledger.open(path) as ledger:
+        assert not ledger.restored
+        charges = {entry.sequence for entry in ledger.entries() if isinstance(entry, Charged)}
+        commits = Counter(entry.charge for entry in ledger.entries() if isinstance(entry, Committed))
         assert len(released) >= KILLS * 3 // 4
         assert len(released) == len(set(released))
         assert set(released) <= charges
         assert set(commits) <= set(released)
         assert max(commits.values()) == 1
         assert len(released) - len(commits) <= KILLS
-        held = ledger.open_reservation()
+        account = ledger.run("run-1")
+        held = account.open_reservation()
         step = held.step if held is not None else 10**6
-        reservation = ledger.reserve(step, ledger.next_attempt(step))
-        ledger.commit(ledger.charge(reservation, EVENT, hashlib.sha256(b"x").hexdigest()), "0" * 64)
+        reservation = account.reserve(step, account.next_attempt(step))
+        account.commit(account.charge(reservation, DIGEST, DIGEST), DIGEST)
+    assert [item.name for item in tmp_path.iterdir() if item.name.startswith(LEDGER_FILE)] == [LEDGER_FILE]

@@ -7,11 +7,63 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from fedlearn.errors import InvalidSpend, MissingDependency
-from fedlearn.privacy import accountants
-from fedlearn.privacy.accountants import SEARCHING, delta_at, epsilon, epsilon_curve, largest_count, require_accountant
-from fedlearn.privacy.events import PoissonGaussian
+from fedlearn.privacy import accountants, dp_library, events
+from fedlearn.privacy.accountants import (
+    NO_CROSS_CHECK,
+    SEARCHING,
+    accounting_for,
+    delta_at,
+    epsilon,
+    epsilon_curve,
+    largest_count,
+    require_accountant,
+)
+from fedlearn.privacy.events import (
+    Event,
+    FixedSizeGaussian,
+    MatrixGaussian,
+    MetricRelease,
+    NeighboringRelation,
+    PoissonGaussian,
+    RepeatAndSelect,
+    TruncatedPoissonGaussian,
+    kind_of,
+)
+from fedlearn.privacy.factorization import Blt
+from fedlearn.privacy.gaussian import gaussian_epsilon, mu_of
 
 EVENT = PoissonGaussian(1.0, 0.01)
+TRUNCATED = TruncatedPoissonGaussian(1.0, 0.01, 1000, 20)
+FIXED = FixedSizeGaussian(1.0, 1000, 10)
+MATRIX = MatrixGaussian(Blt((0.9,), (0.3,)), 40, 10, 4, 5.0)
+METRICS = MetricRelease(20.0)
+ADD, ZERO, REPLACE = NeighboringRelation.ADD_OR_REMOVE, NeighboringRelation.ZERO_OUT, NeighboringRelation.REPLACE_ONE
+
+ANSWERED: list[tuple[list[Event], NeighboringRelation, str]] = [
+    ([EVENT], ADD, "PLD"),
+    ([EVENT, METRICS], ADD, "PLD"),
+    ([TRUNCATED, METRICS], ADD, "PLD"),
+    ([METRICS], ADD, "PLD"),
+    ([METRICS], ZERO, "exact Gaussian"),
+    ([MATRIX, METRICS], ZERO, "exact Gaussian"),
+    ([FIXED], REPLACE, "RDP"),
+    ([EVENT, RepeatAndSelect(EVENT, 10, 5.0, 1.0)], ADD, "RDP"),
+    ([METRICS, RepeatAndSelect(MATRIX, 1, 5.0, math.inf)], ZERO, "RDP"),
+    ([RepeatAndSelect(FIXED, 10, 5.0, 0.0), FIXED], REPLACE, "RDP"),
+]
+REFUSED: list[tuple[list[Event], NeighboringRelation, str]] = [
+    ([MATRIX], ADD, "matrix_gaussian"),
+    ([FIXED], ADD, "fixed_size_gaussian"),
+    ([EVENT], ZERO, "poisson_gaussian"),
+    ([PoissonGaussian(1.0, 1.0)], ZERO, "poisson_gaussian"),
+    ([TRUNCATED], ZERO, "truncated_poisson_gaussian"),
+    ([FIXED], ZERO, "fixed_size_gaussian"),
+    ([EVENT], REPLACE, "poisson_gaussian"),
+    ([MATRIX], REPLACE, "matrix_gaussian"),
+    ([METRICS], REPLACE, "metric_release"),
+    ([RepeatAndSelect(EVENT, 1, 2.0, 1.0)], ZERO, "poisson_gaussian"),
+    ([EVENT, MATRIX], ADD, "matrix_gaussian"),
+]
 
 
 def test_nothing_spent_is_zero() -> None:
@@ -110,8 +162,119 @@ def test_largest_count_is_the_last_that_fits() -> None:
 
 def test_missing_library_prints_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
-        raise accountants.importlib.metadata.PackageNotFoundError(name)
+        raise dp_library.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(accountants.importlib.metadata, "version", absent)
+    monkeypatch.setattr(dp_library.importlib.metadata, "version", absent)
     with pytest.raises(MissingDependency, match=r"pip install 'fedlearn\[privacy\]'"):
-        accountants.accounting_version()
+        dp_library.accounting_version()
+
+
+@pytest.mark.parametrize(("kinds", "relation", "accountant"), ANSWERED)
+def test_each_relation_has_its_accountant(kinds: list[Event], relation: NeighboringRelation, accountant: str) -> None:
+    spend = [(event, 2) for event in kinds]
+    words = accounting_for(spend, relation)
+    assert words.accountant.startswith(accountant)
+    assert words.conversion
+    assert words.cross_check
+    once = epsilon(spend, 1e-5, discretization=SEARCHING, neighboring_relation=relation)
+    more = [(event, 3) for event in kinds]
+    assert 0 < once < epsilon(more, 1e-5, discretization=SEARCHING, neighboring_relation=relation) < math.inf
+    back = delta_at(spend, once, discretization=SEARCHING, neighboring_relation=relation)
+    assert back == pytest.approx(1e-5, rel=2e-3)
+
+
+@pytest.mark.parametrize(("kinds", "relation", "named"), REFUSED)
+def test_no_event_is_converted_to_another_relation(
+    kinds: list[Event], relation: NeighboringRelation, named: str
+) -> None:
+    spend = [(event, 1) for event in kinds]
+    for call in (
+        lambda: epsilon(spend, 1e-5, neighboring_relation=relation),
+        lambda: delta_at(spend, 1.0, neighboring_relation=relation),
+        lambda: accounting_for(spend, relation),
+        lambda: largest_count(kinds[-1], 1.0, 1e-5, neighboring_relation=relation),
+    ):
+        with pytest.raises(InvalidSpend, match=f"{relation.value}.*{named}.*never converted"):
+            call()
+
+
+def test_every_kind_has_an_accountant_under_some_relation() -> None:
+    answered = {kind_of(event) for kinds, _, _ in ANSWERED for event in kinds}
+    assert answered == set(events._KINDS)
+
+
+def test_truncated_cohorts_do_not_compose_with_repeat_and_select() -> None:
+    for spend in (
+        [(TRUNCATED, 1), (RepeatAndSelect(EVENT, 1, 2.0, 1.0), 1)],
+        [(RepeatAndSelect(TRUNCATED, 1, 2, 1), 1)],
+    ):
+        with pytest.raises(InvalidSpend, match="Renyi divergences, which truncated_poisson_gaussian does not have"):
+            epsilon(spend, 1e-5)
+
+
+@pytest.mark.parametrize("relation", ["add_or_remove", "nonsense", None])
+def test_a_relation_is_one_of_the_three(relation: object) -> None:
+    with pytest.raises(InvalidSpend, match="neighboring_relation"):
+        epsilon([(EVENT, 1)], 1e-5, neighboring_relation=relation)  # type: ignore[arg-type]
+
+
+def test_cross_checks_are_named_or_denied() -> None:
+    assert "Opacus PRV" in accounting_for([(EVENT, 1)], ADD).cross_check
+    assert accounting_for([(MATRIX, 1)], ZERO).cross_check == "PLD of the same Gaussian"
+    assert accounting_for([(TRUNCATED, 1)], ADD).cross_check == NO_CROSS_CHECK
+    assert accounting_for([(FIXED, 1)], REPLACE).cross_check == NO_CROSS_CHECK
+
+
+def test_the_exact_gaussian_passes_its_cross_check() -> None:
+    spend = [(MATRIX, 1), (METRICS, 7)]
+    exact = epsilon(spend, 1e-6, neighboring_relation=ZERO)
+    mu = math.hypot(mu_of(MATRIX), math.sqrt(7) * mu_of(METRICS))
+    assert exact == pytest.approx(gaussian_epsilon(mu, 1e-6), rel=1e-9)
+    assert exact <= epsilon([(MetricRelease(1 / mu), 1)], 1e-6) <= exact * (1 + 1e-6)
+
+
+def test_repeat_and_select_with_one_repetition_costs_no_less_than_the_training() -> None:
+    tuned = epsilon([(RepeatAndSelect(EVENT, 1000, 1.0, 1.0), 1)], 1e-5)
+    assert epsilon([(EVENT, 1000)], 1e-5) < tuned
+    assert tuned < epsilon([(RepeatAndSelect(EVENT, 1000, 10.0, 1.0), 1)], 1e-5) < epsilon([(EVENT, 10_000)], 1e-5)
+
+
+def test_curve_and_largest_count_under_other_relations() -> None:
+    up = epsilon_curve(FIXED, [1, 5, 20], 1e-5, neighboring_relation=REPLACE)
+    assert list(up) == sorted(up)
+    assert up[-1] == epsilon([(FIXED, 20)], 1e-5, neighboring_relation=REPLACE)
+    n = largest_count(METRICS, 1.0, 1e-5, neighboring_relation=ZERO)
+    at = [epsilon([(METRICS, count)], 1e-5, neighboring_relation=ZERO) for count in (n, n + 1)]
+    assert at[0] <= 1.0 < at[1]
+
+
+@pytest.mark.parametrize("value", [math.nan, -1.0])
+def test_a_figure_that_is_no_number_is_an_error(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accountants, "loss_epsilon", lambda *_: value)
+    monkeypatch.setattr(accountants, "loss_delta", lambda *_: value)
+    event = PoissonGaussian(1.2345, 0.0123)
+    with pytest.raises(InvalidSpend, match="no number"):
+        epsilon([(event, 1)], 1.5e-5)
+    with pytest.raises(InvalidSpend, match="no number"):
+        delta_at([(event, 1)], 1.0)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, 2.0, math.nan])
+@pytest.mark.parametrize(("spend", "relation"), [([(MATRIX, 1)], ZERO), ([(FIXED, 1)], REPLACE)])
+def test_delta_out_of_range_under_other_relations(
+    delta: float, spend: list[tuple[Event, int]], relation: NeighboringRelation
+) -> None:
+    with pytest.raises(InvalidSpend, match="delta"):
+        epsilon(spend, delta, neighboring_relation=relation)
+
+
+@pytest.mark.parametrize(
+    "extreme", [PoissonGaussian(1e-3, 0.5), PoissonGaussian(1e9, 1e-9), PoissonGaussian(0.02, 1e-6)]
+)
+def test_extreme_parameters_give_a_number_or_an_error(extreme: PoissonGaussian) -> None:
+    for spend in ([(extreme, 3)], [(RepeatAndSelect(extreme, 3, 2.0, 1.0), 1)]):
+        try:
+            value = epsilon(spend, 1e-5, discretization=SEARCHING)
+        except InvalidSpend:
+            continue
+        assert value >= 0

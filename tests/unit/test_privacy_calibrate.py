@@ -69,7 +69,7 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Replace the search by a constant and list its targets."""
     made: list[float] = []
 
-    def search(_: object, target: float) -> float:
+    def search(_: object, target: float, discretization: float) -> float:
         made.append(target)
         return 1.25
 
@@ -83,24 +83,25 @@ def test_second_call_reads_the_cache(cache: Path, searches: list[float]) -> None
     assert len(list((cache / "calibrate").iterdir())) == 1
 
 
-@pytest.mark.parametrize("change", ["delta", "q", "steps", "target", "version"])
-def test_every_input_is_in_the_key(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = {module._cache_path(3.0, 1e-4, 0.1, 5)}
+@pytest.mark.parametrize("change", ["delta", "q", "steps", "target", "grid", "version"])
+def test_every_input_is_in_the_key(
+    cache: Path, searches: list[float], change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate(3.0, 1e-4, 0.1, 5)
     if change == "version":
         monkeypatch.setattr(module, "accounting_version", lambda: "0.0.0")
-    arguments = {"target": 3.0, "delta": 1e-4, "q": 0.1, "steps": 5} | {change: 7 if change == "steps" else 0.2}
-    paths.add(module._cache_path(arguments["target"], arguments["delta"], arguments["q"], int(arguments["steps"])))
-    assert len(paths) == 2
+    given = {"target": 3.0, "delta": 1e-4, "q": 0.1, "steps": 5, "grid": REPORTED}
+    given |= {change: {"steps": 7, "grid": SEARCHING, "version": 0}.get(change, 0.2)}
+    calibrate(given["target"], given["delta"], given["q"], int(given["steps"]), discretization=given["grid"])
+    assert len(searches) == len(list((cache / "calibrate").iterdir())) == 2
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"noise_multiplier":0.05,"check":"0"}', "\udc80", None])
-def test_a_corrupt_cache_is_ignored_and_rewritten(cache: Path, searches: list[float], content: str | None) -> None:
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"noise_multiplier":"1"}', '{"noise_multiplier":0.06}', "\udc80"])
+def test_a_corrupt_cache_is_ignored_and_rewritten(cache: Path, searches: list[float], content: str) -> None:
+    # among them one that is well formed and names too little noise: an answer is verified, whoever wrote it
     calibrate(3.0, 1e-4, 0.1, 5)
     (path,) = (cache / "calibrate").iterdir()
-    if content is None:  # a plausible but altered answer: too little noise
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"noise_multiplier": 0.6}))
-    else:
-        path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
     assert calibrate(3.0, 1e-4, 0.1, 5) == 1.25
     assert len(searches) == 2
     assert json.loads(path.read_text())["noise_multiplier"] == 1.25

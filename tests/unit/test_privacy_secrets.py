@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedlearn.errors import OutOfRange, PrivacyError, ResumeRefused
-from fedlearn.privacy import secrets as module
+from fedlearn.privacy import secret_files
 from fedlearn.privacy.sampling import KEY_BYTES
 from fedlearn.privacy.secrets import SecretStore
 
@@ -71,7 +71,7 @@ def killed_in(owner: object, name: str, occurrence: int, patch: pytest.MonkeyPat
 
 DESTROYING = [
     (Path, "rename", 0),
-    (module, "sync_directory", 0),
+    (secret_files, "sync_directory", 0),
     (os, "write", 0),
     (os, "fsync", 1),
     (Path, "unlink", 0),

@@ -41,6 +41,7 @@ round_records = st.builds(
     cohort=st.integers(0),
     clipped_fraction=st.none() | st.floats(0, 1),
     signal_to_noise=st.none() | finite,
+    clip=finite,
     update_norm=finite,
     epsilon=st.none() | finite,
     rejected=st.dictionaries(st.sampled_from(Reason), st.integers(1)),
@@ -149,8 +150,8 @@ def test_an_unreadable_or_other_version_is_named(tmp_path):
         path.write_bytes(text.encode("latin-1"))
         with pytest.raises(DataCorrupt, match=r"summary\.json"):
             read_summary(path)
-    path.write_text(dumps(dataclasses.replace(ex.summary(), schema_version=2)))
-    with pytest.raises(DataCorrupt, match="schema_version: found 2, this version reads 1"):
+    path.write_text(dumps(dataclasses.replace(ex.summary(), schema_version=3)))
+    with pytest.raises(DataCorrupt, match="schema_version: found 3, this version reads 2"):
         read_summary(path)
 
 
@@ -213,6 +214,9 @@ PUBLIC = {
     ("ModelRow", "epsilon"): "follows from the plan",
     ("AllPublished", "epsilon"): "follows from the plan",
     ("Sampling", "planned_rate"): "the plan",
+    ("BoundedParticipation", "sensitivity"): "the plan",
+    ("ExampleLevel", "epsilon"): "follows from the plan",
+    ("ExampleLevel", "delta"): "the plan",
     **{("PrivacyRecord", k): "the plan" for k in ("epsilon", "delta", "noise_multiplier", "l2_clip_norm")},
 }
 
@@ -254,7 +258,7 @@ def test_a_round_says_of_every_figure_whether_it_is_protected():
     private = next(r for r in ex.rounds(ex.summary(), 1) if r.epsilon is not None)
     plan = {"model", "seed", "fold", "round", "step", "epsilon"}
     assert set(private.protected) == set(field_types(RoundRecord)) - plan
-    assert [k for k, v in private.protected.items() if v] == ["update_norm"]
+    assert [k for k, v in private.protected.items() if v] == ["clip", "update_norm"]
     assert not any(dataclasses.replace(private, epsilon=None).protected.values())
 
 

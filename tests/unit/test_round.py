@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from fedlearn.errors import LedgerError, LedgerLocked, OutOfRange, Reason, ResumeRefused, RoundFailed
-from fedlearn.ledger import LEDGER_FILE, Charged, Committed, Ledger, Reserved, Voided
+from fedlearn.ledger import LEDGER_FILE, Charged, Committed, Ledger, Reserved, RunAccount, Voided
+from fedlearn.ledger.anchor import AnchorFile
 from fedlearn.privacy import mechanisms
 from fedlearn.privacy.secrets import SecretStore
 from fedlearn.privacy.tally import Tally
@@ -229,7 +230,7 @@ def test_the_key_is_destroyed_at_the_end(directory: Path) -> None:
 
 # --- the order of durable operations --------------------------------------------------------------------------------
 
-POINTS = ("record", "reserve", "push", "charge", "draw", "observe", "publish", "commit", "destroy", "model")
+POINTS = ("record", "reserve", "push", "anchor", "charge", "draw", "observe", "publish", "commit", "destroy", "model")
 
 
 class Crash(BaseException):
@@ -277,13 +278,14 @@ def tracer(monkeypatch: pytest.MonkeyPatch) -> Tracer:
 
         monkeypatch.setattr(owner, name, call)
 
-    traced(Ledger, "reserve", "reserve")
-    traced(Ledger, "charge", "charge")
-    traced(Ledger, "commit", "commit")
+    traced(RunAccount, "reserve", "reserve")
+    traced(RunAccount, "charge", "charge")
+    traced(RunAccount, "commit", "commit")
     traced(InProcessGrid, "push_messages", "push")
     traced(SecretStore, "destroy", "destroy")
     traced(Tally, "record", "record")
-    real_normal, real_write = mechanisms.standard_normal, checkpoint.write_durably
+    traced(AnchorFile, "raise_to", "anchor")
+    real_normal, real_write = mechanisms.rounded_normal, checkpoint.write_durably
 
     def normal(*arguments: object) -> np.ndarray:
         with found.at("draw"):
@@ -297,7 +299,7 @@ def tracer(monkeypatch: pytest.MonkeyPatch) -> Tracer:
                 state = load_checkpoint(path.parent)
                 found.published.append((state.step, state.charge_id, checkpoint.published_digest(path.parent)))
 
-    monkeypatch.setattr(mechanisms, "standard_normal", normal)
+    monkeypatch.setattr(mechanisms, "rounded_normal", normal)
     monkeypatch.setattr(checkpoint, "write_durably", write)
     return found
 
@@ -348,8 +350,8 @@ def check_from_outside(directory: Path, tracer: Tracer) -> None:
 def test_order_in_a_round(directory: Path, tracer: Tracer) -> None:
     nodes = town.Nodes([town.good, town.good])
     assert process(town.make_job(directory), tracer, nodes)
-    one_round = ["reserve", "push", "push", "charge", "record", "draw", "observe", "publish", "commit"]
-    assert tracer.trace == ["record", *one_round * ROUNDS, "destroy", "model"]
+    one_round = ["reserve", "push", "push", "anchor", "charge", "record", "draw", "observe", "publish", "commit"]
+    assert tracer.trace == ["record", *one_round * ROUNDS, "anchor", "destroy", "model"]
     check_from_outside(directory, tracer)
     assert [step for step, _, _ in tracer.published] == [1, 2, 3]
 
@@ -381,7 +383,8 @@ def test_a_crash_anywhere(directory: Path, tracer: Tracer, point: str, occurrenc
         assert process(job, tracer, after)
     check_from_outside(directory, tracer)
     lost = len(entries(directory, Charged)) - len(entries(directory, Committed))
-    wasted = point in {"record", "draw", "observe"} or (point, moment) in {("charge", "after"), ("publish", "before")}
+    lost_at = {("charge", "after"), ("publish", "before")}
+    wasted = point in {"anchor", "record", "draw", "observe"} or (point, moment) in lost_at
     assert lost == wasted
     assert len(tracer.published) == ROUNDS - lost
     assert load_model(directory)
@@ -510,7 +513,7 @@ def test_copies_whose_last_charges_were_not_drawn_for(directory: Path, tmp_path:
     """Both hold as many charges as were recorded; the one that the recorded ones are not in is refused."""
     job, _ = stopped_in(directory, tracer, 1)
     copy = replace(job, directory=shutil.copytree(directory, tmp_path / "copy"))
-    tracer.arm("record", 1, "before")
+    tracer.arm("anchor", 0, "before")
     assert not process(job, tracer, town.Nodes([town.good]))
     tracer.arm("record", 1, "after")
     assert not process(copy, tracer, town.Nodes([town.good]))
@@ -568,7 +571,7 @@ def test_without_a_step_left_no_key_is_needed(directory: Path, tracer: Tracer) -
     assert not (directory / MODEL_FILE).exists()
     assert town.train(job, town.Nodes([town.good])) == []
     assert load_model(directory)
-    assert not list((directory.parent / "state").rglob("*.key*"))
+    assert not list((directory.parent / "state" / "sampling").rglob("*.key*"))
 
 
 def test_a_population_whose_exact_sum_has_no_room(directory: Path) -> None:

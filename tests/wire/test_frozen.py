@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlearn.task import RoundTask
+from fedlearn.task import CohortSchedule, ExamplePrivacy, RoundTask
 from fedlearn.types import Contribution
 from fedlearn.wire import WIRE_VERSION, decode_contribution, decode_reply, decode_task, task_digest
 
@@ -20,6 +20,8 @@ _spec.loader.exec_module(examples)
 DIGESTS = {
     "task_private": "eb0de1a604c441ea318e0cf15f8aab6ad1e04cab0f1c80ba758207b8bf0157d1",
     "task_plain": "6c2e77d1207a80487e02870cf31064b52ccd9769955be5abe414a672a2ed28f1",
+    "task_participation": "214f7ce3ad31e28bc8df4df3d0f88656ef4ee51e8636e99f4c4ea1f1e311a61a",
+    "task_adaptive": "01eace507ed7ad50a6f0eceb3a0431a87edfb1e074f84d553c1b764e31b9d6de",
 }
 
 
@@ -62,7 +64,8 @@ def test_encoding_reproduces_the_bytes(name: str) -> None:
 def test_task(name: str) -> None:
     task = decode_task(frozen(name))
     assert_same_task(task, examples.TASKS[name])
-    assert task.dimension == sum(array.size for array in examples.TASKS[name].parameters.values())
+    assert task.weights == sum(array.size for array in examples.TASKS[name].parameters.values())
+    assert task.dimension == task.weights + (name == "task_adaptive")
     assert task_digest(task).hex() == DIGESTS[name]
 
 
@@ -92,6 +95,13 @@ def test_the_digest_leaves_the_key_out_and_nothing_else() -> None:
         replace(task, l2_clip_norm=2.0),
         replace(task, grid_step=None),
         replace(task, sampling_probability=0.25),
+        replace(task, participation=CohortSchedule(1, 1.0)),
+        replace(task, participation=CohortSchedule(2, 1.0)),
+        replace(task, participation=CohortSchedule(1, 0.5)),
+        replace(task, count_scale=0.5),
+        replace(task, training=replace(task.training, example_privacy=ExamplePrivacy(1.0, 1.0))),
+        replace(task, training=replace(task.training, example_privacy=ExamplePrivacy(2.0, 1.0))),
+        replace(task, training=replace(task.training, example_privacy=ExamplePrivacy(1.0, 2.0))),
     ]
     assert len({task_digest(other) for other in others} | {digest}) == len(others) + 1
 

@@ -115,6 +115,16 @@ REFUSED_TASK = [
     ("batch_size >= 1", lambda b: b.training.ClearField("batch_size")),
     ("learning_rate", lambda b: setattr(b.training, "learning_rate", math.inf)),
     ("candidates", lambda b: setattr(b.training, "candidates", 1)),
+    ("count_scale", lambda b: setattr(b, "count_scale", -0.1)),
+    ("count_scale", lambda b: setattr(b, "count_scale", math.inf)),
+    (r"cohort\.min_separation=0", lambda b: setattr(b.participation, "availability", 0.5)),
+    (r"cohort\.availability=0", lambda b: setattr(b.participation, "min_separation", 3)),
+    (
+        r"cohort\.availability=nan",
+        lambda b: b.participation.MergeFrom(pb.CohortSchedule(min_separation=1, availability=math.nan)),
+    ),
+    (r"example_privacy\.noise_multiplier", lambda b: setattr(b.training.example_privacy, "l2_clip_norm", 1.0)),
+    (r"example_privacy\.clip", lambda b: setattr(b.training.example_privacy, "noise_multiplier", 1.0)),
 ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fedlearn.errors import Reason
-from fedlearn.task import CohortReply, RoundTask, TrainingTerms
+from fedlearn.task import CohortReply, CohortSchedule, ExamplePrivacy, RoundTask, TrainingTerms
 from fedlearn.types import Contribution, Level
 from fedlearn.wire import encode_contribution, encode_reply, encode_task
 
@@ -47,6 +47,39 @@ TASKS = {
         grid_step=None,
         sampling_probability=1.0,
         round_key=bytes(32),
+    ),
+    "task_participation": RoundTask(
+        run_id="r",
+        step=41,
+        attempt=0,
+        seed=5,
+        parameters={"weights": np.zeros(3, np.float32)},
+        training=TrainingTerms(
+            epochs=1,
+            batch_size=8,
+            learning_rate=0.5,
+            shuffle=True,
+            candidates=4,
+            example_privacy=ExamplePrivacy(noise_multiplier=1.25, l2_clip_norm=0.5),
+        ),
+        l2_clip_norm=0.1,
+        grid_step=STEP,
+        sampling_probability=1.0,
+        round_key=bytes(32),
+        participation=CohortSchedule(min_separation=20, availability=0.75),
+    ),
+    "task_adaptive": RoundTask(
+        run_id="r",
+        step=0,
+        attempt=0,
+        seed=5,
+        parameters={"weights": np.zeros(3, np.float32)},
+        training=TrainingTerms(epochs=1, batch_size=8, learning_rate=0.5, shuffle=True, candidates=4),
+        l2_clip_norm=0.1,
+        grid_step=STEP,
+        sampling_probability=0.25,
+        round_key=bytes(32),
+        count_scale=0.03,
     ),
 }
 
