@@ -14,8 +14,8 @@ Scalar = bool | int | float | str
 Options = Mapping[str, Scalar]
 
 
-PLACE = frozenset({"run", "tracking"})
-"""Groups that say where a run is written: they decide no result."""
+PLACE = frozenset({"run", "tracking", "ledger"})
+"""Groups that say where a run and its spend are written: they decide no result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +189,21 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerConfig:
+    """Which budget the run spends from.
+
+    Args:
+        where: a shared ledger's file or PostgreSQL URL; None: one of its own, in the run directory.
+        purpose: whose quota, in a shared ledger.
+        epoch: of that quota.
+    """
+
+    where: str | None
+    purpose: str
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationConfig:
     """What is measured, and against what."""
 
@@ -221,6 +236,7 @@ class ExperimentConfig:
     runtime: RuntimeConfig
     tracking: TrackingConfig
     policy: PolicyConfig
+    ledger: LedgerConfig
     evaluation: EvaluationConfig
     run: OutputConfig
     seeds: tuple[int, ...]

@@ -24,6 +24,7 @@ from fedlearn.lab.config import (
     ExamplePrivacyConfig,
     ExperimentConfig,
     FeaturesConfig,
+    LedgerConfig,
     ModelConfig,
     OutputConfig,
     PluginData,
@@ -66,6 +67,7 @@ def from_hydra(config: DictConfig | dict[str, Any]) -> ExperimentConfig:
         runtime=RuntimeConfig(**root["runtime"]),
         tracking=TrackingConfig(**root["tracking"]),
         policy=PolicyConfig(**root["policy"]),
+        ledger=_ledger(root["ledger"]),
         evaluation=EvaluationConfig(**{**root["evaluation"], "metrics": tuple(root["evaluation"]["metrics"])}),
         run=OutputConfig(**root["run"]),
         seeds=tuple(root["seeds"]),
@@ -172,6 +174,14 @@ def _client(values: dict[str, Any]) -> ClientConfig:
         if value is None:
             raise ConfigError(f"client.example_privacy.{name}=null: private steps need noise and a clip, e.g. 1.0.")
     return ClientConfig(**{**values, "example_privacy": ExamplePrivacyConfig(**example)})
+
+
+def _ledger(values: dict[str, Any]) -> LedgerConfig:
+    where = values["where"]
+    if where is not None and "://" not in where:
+        # as typed, it would be another file when the run is resumed from elsewhere
+        where = str(Path(where).expanduser().resolve())
+    return LedgerConfig(where, values["purpose"], values["epoch"])
 
 
 def _data(values: dict[str, Any]) -> DataConfig:

@@ -177,20 +177,22 @@ def _read_ledgers(trainings: Sequence[Training]) -> tuple[list[Spend], Charges]:
 
 def _own_run(training: Training) -> RunState:
     """Return what the training's ledger says of it; refuse one that is another's or does not end with its model."""
-    path = training.directory / LEDGER_FILE
-    book, plan = book_of(Ledger.read(path)), training.plan
+    shared = training.config.ledger.where
+    place = training.directory / LEDGER_FILE if shared is None else shared
+    book, plan = book_of(Ledger.read(place)), training.plan
     state, scope = book.runs.get(training.run_id), book.required_scope
     commits = [] if state is None else [entry.published_digest for entry in state.commits.values()]
     if (
         plan is None
         or state is None
-        or (scope.delta, scope.neighboring_relation) != (plan.delta, plan.neighboring_relation)
+        or scope.neighboring_relation is not plan.neighboring_relation
+        or (shared is None and scope.delta != plan.delta)
         or state.opened.plan != planned(plan)
         or not commits
         or commits[-1] != published_digest(training.directory)
     ):
         raise LedgerDamaged(
-            f"{path}: not the ledger of the training beside it; no epsilon can be stated. Train anew in another "
+            f"{place}: not the ledger of the training beside it; no epsilon can be stated. Train anew in another "
             "directory."
         )
     return state

@@ -154,6 +154,15 @@ class PolicySchema:
 
 
 @dataclass
+class LedgerSchema:
+    """Which budget the run spends from."""
+
+    where: str | None = None
+    purpose: str = "training"
+    epoch: str = "1"
+
+
+@dataclass
 class EvaluationSchema:
     """What is measured, and against what."""
 
@@ -186,6 +195,7 @@ class RootSchema:
     runtime: RuntimeSchema = field(default_factory=RuntimeSchema)
     tracking: TrackingSchema = field(default_factory=TrackingSchema)
     policy: PolicySchema = field(default_factory=PolicySchema)
+    ledger: LedgerSchema = field(default_factory=LedgerSchema)
     evaluation: EvaluationSchema = field(default_factory=EvaluationSchema)
     run: RunSchema = field(default_factory=RunSchema)
     seeds: list[int] = field(default_factory=lambda: [0])

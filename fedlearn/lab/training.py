@@ -25,7 +25,7 @@ from fedlearn_server.app import make_server_app
 from fedlearn_server.checkpoint import load_model
 from fedlearn_server.grids.in_process import run_in_process
 from fedlearn_server.grids.ray import require_ray, run_ray
-from fedlearn_server.job import ServerOptimizerSettings, TrainingJob
+from fedlearn_server.job import ServerOptimizerSettings, SharedLedger, TrainingJob
 from fedlearn_server.node import make_client_app
 from fedlearn_server.round import Observer
 
@@ -89,7 +89,7 @@ def _plan(privacy: PrivacyConfig, cohort: CohortConfig, population: int) -> Priv
 def without_privacy(config: ExperimentConfig) -> ExperimentConfig:
     """Return the same experiment with nothing protected, the same phones taking part: a control."""
     privacy = replace(config.privacy, mode="none", epsilon=None, delta=None, noise_multiplier=None)
-    return replace(config, privacy=privacy)
+    return replace(config, privacy=privacy, ledger=replace(config.ledger, where=None))
 
 
 def schedule_for(config: ExperimentConfig, population: int) -> CohortSchedule | None:
@@ -149,6 +149,7 @@ def make_job(training: Training) -> TrainingJob:
     config = training.config
     population = len(training.split.devices)
     plan = training.plan
+    ledger = config.ledger
     model = build_model(config.model, training.width)
     optimizer = config.server_opt
     return TrainingJob(
@@ -171,6 +172,7 @@ def make_job(training: Training) -> TrainingJob:
             optimizer.name, optimizer.learning_rate, dict(optimizer.options), optimizer.average_last
         ),
         plan=plan,
+        ledger=None if ledger.where is None else SharedLedger(ledger.where, ledger.purpose, ledger.epoch),
         deadline_s=config.runtime.deadline_s,
         adaptive_clip=adaptive_clip_for(config.privacy, plan),
     )

@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from fedlearn.errors import OutOfRange, UnknownSetting
 from fedlearn.lab.config import (
@@ -60,6 +61,7 @@ def validate(config: ExperimentConfig) -> None:
         raise OutOfRange("evaluation.metrics is empty: name at least one, e.g. [HR@10].")
     for seed in config.seeds:
         _between("seeds", seed, -(2**63), 2**63 - 1)
+    _validate_ledger(config)
     if not _NAME.fullmatch(config.run.name):
         raise OutOfRange(
             f"run.name={config.run.name!r}: 1-64 letters, digits, dots, dashes and underscores, e.g. run-1."
@@ -159,6 +161,22 @@ def _validate_adaptive_clip(privacy: PrivacyConfig) -> None:
             "analysed for one sensitivity over all steps. Set it to null and choose privacy.clip, for instance from a "
             "short run beforehand that is charged on its own."
         )
+
+
+def _validate_ledger(config: ExperimentConfig) -> None:
+    ledger = config.ledger
+    if ledger.where is None:
+        return
+    if not config.privacy.is_private:
+        raise OutOfRange("ledger.where: privacy=none spends nothing; leave ledger.where=null, or choose a privacy.")
+    if urlsplit(ledger.where).password is not None:
+        raise OutOfRange(
+            "ledger.where: holds a password, which would be written into the run directory; leave it out and put it "
+            "into ~/.pgpass or PGPASSWORD."
+        )
+    for name, value in (("purpose", ledger.purpose), ("epoch", ledger.epoch)):
+        if not _NAME.fullmatch(value):
+            raise OutOfRange(f"ledger.{name}={value!r}: 1-64 letters, digits, dots, dashes and underscores.")
 
 
 def _validate_cohort(cohort: CohortConfig) -> None:

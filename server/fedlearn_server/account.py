@@ -1,4 +1,4 @@
-"""Which account a training pays from: one run in the ledger of its own directory."""
+"""Which account a training pays from: a run in the ledger of its own directory, or in one that trainings share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedlearn.ledger.entries import canonical
 from fedlearn.ledger.signing import operator_key
 from fedlearn.models.base import Parameters
 from fedlearn.privacy.plan import PrivacyPlan
-from fedlearn_server.job import TrainingJob
+from fedlearn_server.job import SharedLedger, TrainingJob
 
 PURPOSE = "training"
 EPOCH = "once"
@@ -23,18 +23,22 @@ EPOCH = "once"
 
 @contextmanager
 def opened_account(job: TrainingJob, plan: PrivacyPlan, *, must_exist: bool) -> Iterator[RunAccount]:
-    """Open the ledger of a training, or make it, and yield the training's account; closes the ledger.
+    """Open the ledger of a training, or make its own, and yield the training's account; closes the ledger.
 
     Args:
         job: the training.
         plan: its own; all of it is reserved when the account is made.
-        must_exist: for a training that goes on: a ledger that was removed is not silently begun anew.
+        must_exist: for a training that goes on: an account that was removed is not silently begun anew.
 
     Raises:
-        BudgetExceeded: the plan does not fit its own epsilon; the message has the largest number of rounds that does.
+        BudgetExceeded: the plan does not fit the budget; the message has the largest number of rounds that does.
         LedgerLocked, LedgerDamaged: as ``Ledger.open``.
         LedgerError: it is another training's, is absent though it must exist, or cannot be written.
     """
+    if job.ledger is not None:
+        with Ledger.open(job.ledger.where) as ledger:
+            yield _shared(ledger, job.ledger, job, plan, must_exist=must_exist)
+        return
     path = job.directory / LEDGER_FILE
     if not path.exists():
         if must_exist:
@@ -95,6 +99,26 @@ def _own(ledger: Ledger, job: TrainingJob, plan: PrivacyPlan) -> RunAccount:
         plan.neighboring_relation,
     ):
         raise LedgerError(f"{ledger.name}: belongs to another run or plan (run {name!r}); use a new run directory.")
+    return account
+
+
+def _shared(
+    ledger: Ledger, place: SharedLedger, job: TrainingJob, plan: PrivacyPlan, *, must_exist: bool
+) -> RunAccount:
+    """Return the training's account in a shared ledger; the gate decides whether a new one fits."""
+    relation = ledger.scope.neighboring_relation
+    if relation is not plan.neighboring_relation:
+        raise LedgerError(
+            f"{ledger.name}: its adjacency is {relation}, the plan's is {plan.neighboring_relation}; a budget has one, "
+            "and none is converted to another. Use a ledger made for this mechanism."
+        )
+    if job.run_id not in ledger.book.runs:
+        if must_exist:
+            raise LedgerError(f"{ledger.name}: does not hold run {job.run_id!r}, which has spent; start a new run.")
+        return ledger.open_run(job.run_id, place.purpose, place.epoch, planned(plan), job_digest(job))
+    account = ledger.run(job.run_id)
+    if (account.plan, account.config_digest) != (planned(plan), job_digest(job)):
+        raise LedgerError(f"{ledger.name}: run {job.run_id!r} has another plan or config; use a new run directory.")
     return account
 
 

@@ -82,12 +82,12 @@ def _opened_spend(job: TrainingJob, checkpoint: Checkpoint | None) -> Iterator[S
     path = job.directory / LEDGER_FILE
     store = SecretStore()
     with store.hold(job.run_id) as tally:
-        if checkpoint is None and tally.digests and not path.exists():
+        if job.ledger is None and checkpoint is None and tally.digests and not path.exists():
             raise ResumeRefused(
                 f"{path}: {len(tally.digests)} charges were made in run {job.run_id!r}, but its ledger is gone; "
                 "start a new run."
             )
-        with opened_account(job, plan, must_exist=checkpoint is not None) as account:
+        with opened_account(job, plan, must_exist=checkpoint is not None or bool(tally.digests)) as account:
             tally.record(account.charged_digests())  # refuses an older copy
             _settle(account, checkpoint, job)
             ended = account.remaining() == 0 or (checkpoint is not None and checkpoint.step >= job.rounds)

@@ -34,6 +34,21 @@ class ServerOptimizerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedLedger:
+    """The ledger of a budget that several trainings spend from.
+
+    Args:
+        where: its file, or the URL of its PostgreSQL database.
+        purpose: whose quota.
+        epoch: of that quota.
+    """
+
+    where: str
+    purpose: str
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingJob:
     """One training: a model, a population, a plan.
 
@@ -53,6 +68,7 @@ class TrainingJob:
         deadline_s: seconds to wait for the nodes of one round.
         participation: the schedule that decides who takes part instead of a draw, or None.
         adaptive_clip: how the clip follows a quantile of the norms, or None: it stays.
+        ledger: the shared ledger it spends from, or None: one of its own, in ``directory``.
     """
 
     run_id: str
@@ -70,6 +86,7 @@ class TrainingJob:
     deadline_s: float
     participation: CohortSchedule | None = None
     adaptive_clip: AdaptiveClipSettings | None = None
+    ledger: SharedLedger | None = None
 
     def __post_init__(self) -> None:
         """Refuse a plan that was made for another training, or a population whose exact sum has no room."""
