@@ -44,6 +44,7 @@ class _Tally:
     loss_sum: float = 0.0
     norm_sum: float = 0.0
     rejected: Counter[Reason] = field(default_factory=Counter)
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class SimulatedCohort:
         tally = _Tally(np.zeros(task.dimension, np.float64 if task.grid_step is None else np.int64))
         for positions in self._included(task):
             self._train(positions, task, tally)
+        if tally.error is not None and task.grid_step is None and not tally.count:
+            # where every phone fails the fault is not theirs; with privacy on, an answer may not depend on one phone
+            raise tally.error
         contribution = Contribution(
             codec="f64" if task.grid_step is None else "grid64",
             scale=task.grid_step or 1.0,
@@ -93,7 +97,9 @@ class SimulatedCohort:
             yield chosen[start : start + PHONES_AT_ONCE].tolist()
 
     def _train(self, positions: list[int], task: RoundTask, tally: _Tally) -> None:
-        updates, failed = self._updates(positions, task)
+        updates = self._updates(positions, task, tally)
+        if updates is None:
+            return
         rows = clip_rows(updates.deltas, task.l2_clip_norm)
         vectors = rows.values
         if task.count_scale is not None:
@@ -110,28 +116,36 @@ class SimulatedCohort:
         tally.loss_sum += float(updates.losses[trained].sum())
         tally.norm_sum += float(rows.norms[trained].sum())
         tally.rejected[Reason.NOT_FINITE] += int((~rows.finite).sum())
-        tally.rejected[Reason.FAILED] += failed
 
-    def _updates(self, positions: list[int], task: RoundTask) -> tuple[LocalUpdates, int]:
+    def _updates(self, positions: list[int], task: RoundTask, tally: _Tally) -> LocalUpdates | None:
         """Train the phones together; if that fails, leave out those that fail alone, and only those.
 
         One phone's data must not decide whether its neighbours are in the sum: that would move the sum by more than
-        one clipped update. Where every phone fails the fault is not theirs, and the error passes through.
+        one clipped update. So a phone alone in its chunk fails alone too, and phones that fail only together, as where
+        their columns differ, train one by one.
         """
         try:
-            return self._together(positions, task), 0
-        except Exception:  # whatever a phone's data can raise
-            sound = [position for position in positions if self._works(position, task)]
-            if not sound:
-                raise
-            return self._together(sound, task), len(positions) - len(sound)
-
-    def _works(self, position: int, task: RoundTask) -> bool:
+            return self._together(positions, task)
+        except Exception as error:  # noqa: BLE001 - whatever a phone's data can raise
+            tally.error = error
+        alone = [(position, updates) for position in positions if (updates := self._alone(position, task)) is not None]
+        tally.rejected[Reason.FAILED] += len(positions) - len(alone)
+        if not alone:
+            return None
         try:
-            self._together([position], task)
+            return self._together([position for position, _ in alone], task)
+        except Exception:  # noqa: BLE001 - none of them is at fault
+            return LocalUpdates(
+                np.concatenate([updates.deltas for _, updates in alone]),
+                np.concatenate([updates.losses for _, updates in alone]),
+                np.concatenate([updates.examples for _, updates in alone]),
+            )
+
+    def _alone(self, position: int, task: RoundTask) -> LocalUpdates | None:
+        try:
+            return self._together([position], task)
         except Exception:  # noqa: BLE001 - whatever it is, this phone stays out and the others go on
-            return False
-        return True
+            return None
 
     def _together(self, positions: list[int], task: RoundTask) -> LocalUpdates:
         terms = task.training

@@ -67,6 +67,7 @@ def privacy_record(study: Study, rounds: Sequence[RoundRecord]) -> PrivacyRecord
     mode = PrivacyMode(plan.mechanism)
     participation = _participation(plan)
     accounting = accounting_for(together, relation)
+    adaptive = config.privacy.adaptive_clip is not None
     return PrivacyRecord(
         mode=mode,
         population=Population.SIMULATED,
@@ -75,7 +76,7 @@ def privacy_record(study: Study, rounds: Sequence[RoundRecord]) -> PrivacyRecord
         delta=plan.delta,
         unit=str(plan.unit),
         neighboring_relation=words,
-        mechanism=_mechanism(plan),
+        mechanism=_mechanism(plan, adaptive=adaptive),
         noise_multiplier=plan.noise_multiplier,
         l2_clip_norm=plan.l2_clip_norm,
         sampling=_sampling(plan.sampling, plan.sampling_probability, population, headline.name, rounds),
@@ -86,7 +87,9 @@ def privacy_record(study: Study, rounds: Sequence[RoundRecord]) -> PrivacyRecord
         stamp=SIMULATION_STAMP,
         caveat=caveat_for(population, plan.delta),
         guarantee=guarantee_sentence(max(each), plan.delta, str(plan.unit), words),
-        assurances=default_assurances(mode, Population.SIMULATED, charges, plan.l2_clip_norm, participation),
+        assurances=default_assurances(
+            mode, Population.SIMULATED, charges, plan.l2_clip_norm, participation, adaptive=adaptive
+        ),
         if_all_published=AllPublished(len(spends), everything) if len(spends) > 1 else None,
         charges=charges,
         participation=participation,
@@ -104,9 +107,10 @@ _BOUNDED = {
 }
 
 
-def _mechanism(plan: PrivacyPlan) -> str:
+def _mechanism(plan: PrivacyPlan, *, adaptive: bool) -> str:
     if plan.participation is None:
-        return "Gaussian on an integer grid, exact sampler, Poisson-sampled cohorts"
+        clip = "; the clip below is the first round's, later ones follow from releases" if adaptive else ""
+        return f"Gaussian on an integer grid, exact sampler, Poisson-sampled cohorts{clip}"
     return f"{_BOUNDED[plan.mechanism]}, on an integer grid, exact sampler, bounded participation"
 
 

@@ -6,11 +6,15 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
+from fedlearn.files import state_directory
 from fedlearn.lab.evaluation import Metric
 from fedlearn.lab.training import Training
 from fedlearn.models.base import Parameters
 from fedlearn.privacy.curve import spend_curve
+from fedlearn.privacy.secret_files import destroy_private, make_private_directory, replace_private
+from fedlearn.privacy.secrets import require_run_id
 from fedlearn.report.rounds import Evaluation, RoundRecord, read_rounds, round_line, write_rounds
 from fedlearn.report.summary import ROUNDS_FILE
 from fedlearn.types import I64
@@ -22,8 +26,9 @@ from fedlearn_server.round import RoundOutcome
 class RoundRecorder:
     """Observes the rounds of one training.
 
-    A record is on disk before its model is published; when a run resumes, records of steps that were not published
-    are dropped, so that there is exactly one a published step.
+    A record is on disk before its model is published, so that there is exactly one a published step. With privacy on,
+    it lies beside the secret state until then and is shown to nobody: a step whose publication a crash prevented is
+    drawn again, and correlated noise pays for one release of a step. A resumed run drops what was not published.
 
     Args:
         model: name of the model's row.
@@ -43,13 +48,20 @@ class RoundRecorder:
         path = self.training.directory / ROUNDS_FILE
         checkpoint = load_checkpoint(self.training.directory)
         published = 0 if checkpoint is None else checkpoint.step
-        kept = [record for record in read_rounds(path) if record.step < published] if path.exists() else []
+        found = read_rounds(path) if path.exists() else ()
+        if self._pending is not None and self._pending.exists():
+            steps = {record.step for record in found}
+            found += tuple(record for record in read_rounds(self._pending) if record.step not in steps)
+        kept = [record for record in found if record.step < published]
         write_rounds(path, kept)
+        if self._pending is not None:
+            make_private_directory(self._pending.parent)
+            destroy_private(self._pending)
         for record in kept:
             self.observe(record)
 
-    def __call__(self, outcome: RoundOutcome) -> None:
-        """Write the round's record durably, then show it."""
+    def __call__(self, outcome: RoundOutcome) -> Callable[[], None] | None:
+        """Keep the round's record durably; show it at once without privacy, else by what is returned."""
         unprotected = outcome.unprotected
         record = RoundRecord(
             model=self.model,
@@ -68,11 +80,27 @@ class RoundRecorder:
             evaluation=self._evaluation(outcome),
             seconds=outcome.seconds,
         )
+        if self._pending is None:
+            self._show(record)
+            return None
+        replace_private(self._pending, round_line(record).encode())
+        return lambda: self._show(record)
+
+    def _show(self, record: RoundRecord) -> None:
         with (self.training.directory / ROUNDS_FILE).open("a", encoding="utf-8") as file:
             file.write(round_line(record))
             file.flush()
             os.fsync(file.fileno())
+        if self._pending is not None:
+            self._pending.unlink(missing_ok=True)
         self.observe(record)
+
+    @cached_property
+    def _pending(self) -> Path | None:
+        """Where the record of a step lies until it is published; None without privacy."""
+        if self.training.plan is None:
+            return None
+        return state_directory() / "records" / require_run_id(self.training.run_id)
 
     def _evaluation(self, outcome: RoundOutcome) -> tuple[Evaluation, ...]:
         config = self.training.config

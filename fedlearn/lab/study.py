@@ -20,6 +20,7 @@ from fedlearn.report.rounds import RoundRecord, read_rounds
 from fedlearn.report.summary import ROUNDS_FILE
 from fedlearn.types import I64
 from fedlearn_server.checkpoint import MODEL_FILE, load_model
+from fedlearn_server.publication import complete_publication
 
 NO_PRIVACY = "federated, no privacy"
 
@@ -166,6 +167,8 @@ def _train(
     if (training.directory / MODEL_FILE).exists():
         return load_model(training.directory)
     training.directory.mkdir(parents=True, exist_ok=True)
+    if training.plan is not None:
+        complete_publication(training.directory, training.run_id)  # before the recorder asks what was published
     recorder = RoundRecorder(
         model=arm.name,
         training=training,

@@ -14,13 +14,14 @@ A crash anywhere in between over-counts and never under-counts.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from fedlearn.clock import Clock, system_clock
-from fedlearn.errors import LedgerDamaged, LedgerError
+from fedlearn.errors import LedgerDamaged, LedgerError, OutOfRange
 from fedlearn.ledger.anchor import Anchor, AnchorFile, Mark, restored
 from fedlearn.ledger.authority import require_authority, signed_grant, signed_recovery
 from fedlearn.ledger.book import Book
@@ -42,7 +43,7 @@ from fedlearn.ledger.entries import (
     Voided,
     to_row,
 )
-from fedlearn.ledger.scope import Scope
+from fedlearn.ledger.scope import Scope, require_text
 from fedlearn.ledger.signing import SigningKey, held_operator_key, require_key
 from fedlearn.ledger.store import UNUSABLE, RowStore
 from fedlearn.ledger.where import Where, create_store, open_store
@@ -221,8 +222,12 @@ class Ledger:
 
         Raises:
             BudgetExceeded: runs of (purpose, epoch) hold more already.
-            OutOfRange: the key is not the authority's.
+            OutOfRange: the key is not the authority's, or a figure or a name is outside its range.
         """
+        require_text("purpose", purpose)
+        require_text("epoch", epoch)
+        if not (math.isfinite(epsilon) and 0 < epsilon <= self.scope.epsilon):
+            raise OutOfRange(f"epsilon={epsilon}: a quota must be > 0 and at most the cap {self.scope.epsilon:g}.")
         self.append(signed_grant(self.scope, authority, purpose, epoch, float(epsilon)), spends=False)
 
     def recover(self, authority: SigningKey, reason: str) -> None:

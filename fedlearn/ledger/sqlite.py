@@ -120,7 +120,7 @@ class SqliteStore:
     def _check_file(self, *, writable: bool) -> None:
         check = self._cursor.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if check != "ok":
-            raise LedgerDamaged(f"{self._path}: {check}. {UNUSABLE}")
+            raise LedgerDamaged(f"{self._path}: {' '.join(str(check).split())}. {UNUSABLE}")
         if not writable:
             return
         mode = self._cursor.execute("PRAGMA journal_mode=WAL").fetchone()[0]

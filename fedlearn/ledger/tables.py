@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -34,7 +35,7 @@ def print_entries(ledger: Ledger, console: Console) -> None:
         table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
     for entry in ledger.entries():
         when = datetime.fromtimestamp(entry.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(str(entry.sequence), when, KIND_OF[type(entry)], escape(_content(entry)))
+        table.add_row(str(entry.sequence), when, KIND_OF[type(entry)], escape(plain(_content(entry))))
     console.print(table)
     counts = Counter(KIND_OF[type(entry)] for entry in ledger.entries())
     console.print(", ".join(f"{count} {kind}" for kind, count in counts.items()), highlight=False)
@@ -44,8 +45,8 @@ def print_budget(ledger: Ledger, lines: tuple[BudgetLine, ...], console: Console
     """Print cap and quotas with what is held and spent of them."""
     scope = ledger.scope
     console.print(
-        f"{scope.population} ({scope.kind}), {scope.neighboring_relation.replace('_', '-')}, delta {scope.delta:g}, "
-        f"gate {scope.gate}{'' if scope.order is None else f' at order {scope.order:g}'}",
+        f"{plain(scope.population)} ({scope.kind}), {scope.neighboring_relation.replace('_', '-')}, "
+        f"delta {scope.delta:g}, gate {scope.gate}{'' if scope.order is None else f' at order {scope.order:g}'}",
         markup=False,
         highlight=False,
     )
@@ -55,12 +56,12 @@ def print_budget(ledger: Ledger, lines: tuple[BudgetLine, ...], console: Console
         table.add_column(name, justify="right")
     for line in lines:
         table.add_row(
-            "cap, lifetime spend" if line.quota is None else escape(" / ".join(line.quota)),
+            "cap, lifetime spend" if line.quota is None else escape(plain(" / ".join(line.quota))),
             "-" if line.granted is None else f"{line.granted:g}",
-            f"{line.held.epsilon:.4g}",
+            rounded_up(line.held.epsilon),
             _optional(line.held.filter_epsilon),
             _share(line),
-            f"{line.spent.epsilon:.4g}",
+            rounded_up(line.spent.epsilon),
             _optional(line.spent.filter_epsilon),
             f"{line.runs} ({line.open_runs})",
         )
@@ -120,7 +121,20 @@ def _share(line: BudgetLine) -> str:
 
 
 def _optional(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+    return "-" if value is None else rounded_up(value)
+
+
+def plain(text: str) -> str:
+    """Return text of a record, which may be somebody else's, without characters that could steer a terminal."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
+def rounded_up(epsilon: float) -> str:
+    """Print an epsilon with four digits, never rounded down."""
+    if epsilon <= 0 or not math.isfinite(epsilon):
+        return f"{epsilon:g}"
+    unit = 10.0 ** (math.floor(math.log10(epsilon)) - 3)
+    return f"{math.ceil(epsilon / unit - 1e-6) * unit:.4g}"  # the slack keeps a last bit from turning 3 into 3.001
 
 
 def _content(entry: Entry) -> str:

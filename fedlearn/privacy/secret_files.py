@@ -56,10 +56,20 @@ def read_private(path: Path) -> bytes:
         FileNotFoundError: there is none.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if mode & 0o077:
-            raise PrivacyError(f"{path}: mode {mode:o} lets others read a secret; it must be 600.")
+        _require_mode(path, os.fstat(file.fileno()))
         return file.read()
+
+
+def require_private(path: Path) -> Path:
+    """Return the path of a file that its owner alone can read; raises what ``read_private`` raises."""
+    _require_mode(path, path.lstat())
+    return path
+
+
+def _require_mode(path: Path, status: os.stat_result) -> None:
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise PrivacyError(f"{path}: mode {mode:o} lets others read a secret; it must be 600.")
 
 
 def destroy_private(path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fedlearn.errors import OutOfRange
 from fedlearn.report.compare import compare
 from fedlearn.report.tables import print_comparison
 
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     print_comparison(comparison, console)
     from fedlearn.report.html import write_comparison  # noqa: PLC0415 - loads matplotlib, which --json does without
 
-    write_comparison(parsed.page, comparison)
+    try:
+        write_comparison(parsed.page, comparison)
+    except OSError as error:
+        raise OutOfRange(f"--page {parsed.page}: cannot be written ({error}); name a file elsewhere.") from error
     console.print(f"Page: {parsed.page}", markup=False)
     return 0

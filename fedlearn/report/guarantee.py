@@ -217,6 +217,9 @@ def caveat_for(devices: int, delta: float | None) -> str | None:
     return NOT_TO_PUBLISH if devices < FEW_DEVICES or (delta is not None and delta > 1 / (10 * devices)) else None
 
 
+_LARGEST_EXPONENT: Final = 690.0
+"""Well below log(1.8e308), so that the factor and its rounding stay finite."""
+
 _NEIGHBORS: Final = {
     "add-or-remove": "whether one {unit} takes part in the whole training or not",
     "zero-out": "whether one {unit} sends its updates or zeros in their place, in every step it takes part in,",
@@ -237,8 +240,13 @@ def guarantee_sentence(
         f"Epsilon {figure(epsilon)} at delta {figure(delta)} per {unit} ({neighboring_relation}): "
         f"{_NEIGHBORS.get(neighboring_relation or '', _NEIGHBORS['add-or-remove']).format(unit=unit)} "
         "changes the probability of any outcome of the released model by at "
-        f"most a factor of {figure(math.exp(min(epsilon, 700.0)))}, plus {figure(delta)}."
+        f"most a factor of {_factor(epsilon)}, plus {figure(delta)}."
     )
+
+
+def _factor(epsilon: float) -> str:
+    """Print exp(epsilon), rounded up; as a power where no float holds it."""
+    return figure(math.exp(epsilon)) if epsilon <= _LARGEST_EXPONENT else f"e^{figure(epsilon)}"
 
 
 def figure(value: float) -> str:
@@ -279,6 +287,8 @@ def default_assurances(
     charges: Charges | None,
     l2_clip_norm: float | None,
     participation: BoundedParticipation | None = None,
+    *,
+    adaptive: bool = False,
 ) -> Assurances:
     """Sort the guarantee by who vouches for it, for the in-process and Ray runtimes with central noise.
 
@@ -288,12 +298,16 @@ def default_assurances(
         charges: what the ledger holds; None claims nothing about it.
         l2_clip_norm: L2 bound of one device's update, or None where nothing is clipped.
         participation: the bounds the guarantee rests on, or None where it rests on Poisson sampling.
+        adaptive: ``l2_clip_norm`` is the first round's only; later ones follow from what was released.
     """
     digests = "Whoever holds config, data, catalogue and code can check them against the digests below."
     who = "The simulator, standing in for the phone," if population is Population.SIMULATED else "The phone"
     text = f"{who} drops every word that matches nothing in the public catalogue; raw text is in no message."
+    then = " in the first round and later to the bound that follows from earlier releases" if adaptive else ""
     clip = (
-        () if l2_clip_norm is None else (f"{who} clips its whole update to L2 norm {l2_clip_norm:g}, at weight one.",)
+        ()
+        if l2_clip_norm is None
+        else (f"{who} clips its whole update to L2 norm {l2_clip_norm:g}{then}, at weight one.",)
     )
     kept = "Updates and sums were not kept, and each device in the data is one unit."
     if mode is PrivacyMode.NONE or charges is None:

@@ -38,6 +38,9 @@ def write_picture(path: Path, result: PlanResult) -> None:
     Args:
         path: file to write, ending with .png, .svg or .pdf.
         result: the plan and what surrounds it.
+
+    Raises:
+        OutOfRange: the file cannot be written.
     """
     canvas = Figure(figsize=(9.0, 3.6), dpi=150, layout="constrained")
     left, right = canvas.subplots(1, 2)
@@ -46,7 +49,10 @@ def write_picture(path: Path, result: PlanResult) -> None:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.title.set_fontsize(10)
-    canvas.savefig(path)
+    try:
+        canvas.savefig(path)
+    except OSError as error:
+        raise OutOfRange(f"--picture {path}: cannot be written ({error}); name a file in a folder that can.") from error
 
 
 def _draw_curve(axes: Axes, result: PlanResult) -> None:

@@ -23,6 +23,7 @@ from fedlearn_server.account import opened_account
 from fedlearn_server.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, published_digest, write_model
 from fedlearn_server.collect import wait_for_nodes
 from fedlearn_server.job import TrainingJob
+from fedlearn_server.publication import complete_publication, forget_publication
 from fedlearn_server.round import Observer, TrainingState, run_round
 from fedlearn_server.spend import LedgerSpend, NoSpend, Spend
 
@@ -44,6 +45,8 @@ def run_training(job: TrainingJob, grid: Grid, observe: Observer) -> None:
 
     A run that lost charges to crashes ends with fewer steps: its ledger never holds more than was planned.
     """
+    if job.plan is not None:
+        complete_publication(job.directory, job.run_id)
     checkpoint = load_checkpoint(job.directory)
     with _opened_spend(job, checkpoint) as spend:
         state = _state(job, checkpoint)
@@ -53,6 +56,7 @@ def run_training(job: TrainingJob, grid: Grid, observe: Observer) -> None:
         spend.finish()
         if job.plan is not None:
             # before the model, whose presence says that nothing is left to do
+            forget_publication(job.run_id)
             NoiseStateStore(job.run_id, {}).destroy()
             SecretStore().destroy(job.run_id)
         write_model(job.directory, state.released, {"run_id": job.run_id, "steps": str(state.step)})

@@ -47,11 +47,12 @@ class Checkpoint:
 
     def publish(self, directory: Path) -> str:
         """Replace the checkpoint durably (fsync file, rename, fsync directory) and return its digest."""
-        data = self._bytes()
+        data = self.to_bytes()
         write_durably(directory / CHECKPOINT_FILE, data)
         return hashlib.sha256(data).hexdigest()
 
-    def _bytes(self) -> bytes:
+    def to_bytes(self) -> bytes:
+        """Return the file's content; equal states have equal bytes."""
         groups = {"parameters": self.parameters, "optimizer": self.optimizer, "average": self.average}
         tensors = {
             # not ascontiguousarray: it gives a scalar an axis
@@ -68,8 +69,11 @@ class Checkpoint:
 def load_checkpoint(directory: Path) -> Checkpoint | None:
     """Return the last published state, or None before the first; raise ResumeRefused if it cannot be read."""
     path = directory / CHECKPOINT_FILE
-    if not path.exists():
-        return None
+    return read_checkpoint(path) if path.exists() else None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Return the state in a file; raise ResumeRefused if it cannot be read."""
     groups: dict[str, dict[str, NDArray[Any]]] = {"parameters": {}, "optimizer": {}, "average": {}}
     try:
         with safe_open(path, framework="numpy") as file:

@@ -30,6 +30,7 @@ from fedlearn.wire import decode_reply, encode_task, task_digest
 from fedlearn_server.checkpoint import Checkpoint
 from fedlearn_server.collect import NodeAnswer, collect
 from fedlearn_server.job import TrainingJob
+from fedlearn_server.publication import publish
 from fedlearn_server.spend import Spend
 
 
@@ -79,7 +80,9 @@ class RoundOutcome:
     seconds: float
 
 
-Observer = Callable[[RoundOutcome], None]
+Observer = Callable[[RoundOutcome], Callable[[], None] | None]
+"""Sees the outcome of a step that is not published yet, and may keep it where nobody else reads. What it returns is
+called once the step is published, and may show it."""
 
 
 @dataclass(slots=True)
@@ -114,8 +117,9 @@ class TrainingState:
 def run_round(job: TrainingJob, state: TrainingState, spend: Spend, grid: Grid, observe: Observer) -> None:
     """Run one step and advance ``state``.
 
-    ``observe`` sees the outcome before it is published, so that no published step lacks its record; after a crash in
-    between, a resumed run drops the record of the step that was not published.
+    ``observe`` sees the outcome before it is published, so that no published step lacks its record, and shows it
+    afterwards. After a crash in between, correlated noise is drawn afresh for the same step at no further cost: had
+    figures of the lost draw been shown, the step would have been released twice.
 
     Raises:
         RoundFailed: no contribution was usable; the reservation is voided.
@@ -132,7 +136,7 @@ def run_round(job: TrainingJob, state: TrainingState, spend: Spend, grid: Grid, 
     charge = spend.charge(bounded, task_digest(task))
     mean = spend.release(bounded, charge)
     update = advance(job, state, task, mean)
-    observe(
+    show = observe(
         RoundOutcome(
             step=state.step - 1,
             charges=spend.charges,
@@ -144,8 +148,11 @@ def run_round(job: TrainingJob, state: TrainingState, spend: Spend, grid: Grid, 
             seconds=time.perf_counter() - started,
         )
     )
-    published = state.checkpoint(mean.charge_id).publish(job.directory)
+    checkpoint = state.checkpoint(mean.charge_id)
+    published = publish(job.directory, job.run_id, checkpoint, private=job.plan is not None)
     spend.commit(charge, published)
+    if show is not None:
+        show()
 
 
 def make_task(job: TrainingJob, state: TrainingState, attempt: int, key: RoundKey, spacing: float | None) -> RoundTask:
@@ -222,6 +229,11 @@ def gather(grid: Grid, task: RoundTask, job: TrainingJob) -> Gathered:
     for answer in collect(grid, encode_task(task), task.step, job.deadline_s):
         nodes.add(answer.node)
         _fold(gathered, answer, terms.max_bytes, reserved)
+    if len(nodes) > job.shards:
+        raise RoundFailed(
+            f"runtime.shards={job.shards}: {len(nodes)} nodes are there. Phones of a shard that two nodes host would "
+            "be in the sum twice, which the noise does not cover: stop the surplus nodes."
+        )
     if len(nodes) < job.shards:
         gathered.rejected[Reason.FAILED] += job.shards - len(nodes)
         gathered.failures.append(f"{job.shards - len(nodes)} of {job.shards} nodes have gone")

@@ -78,6 +78,8 @@ def test_warning_is_status_1(
     [
         (["--canaries", "5"], OutOfRange, "canaries=5"),
         (["--noise-multiplier", "0"], OutOfRange, "noise_multiplier=0"),
+        (["--epsilon", "-1"], OutOfRange, "--epsilon=-1"),
+        (["--epsilon", "1", "--delta", "2"], OutOfRange, "--delta=2"),
         (["--picture", "audit.txt"], OutOfRange, "--picture=audit.txt"),
         (["--picture", "nowhere/audit.png"], DataMissing, "nowhere"),
     ],

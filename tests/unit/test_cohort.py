@@ -237,7 +237,46 @@ def test_a_phone_that_fails_is_left_out_alone(grid: bool, engine: str) -> None:
 def test_where_every_phone_fails_the_fault_is_not_theirs() -> None:
     hopeless = SimulatedCohort(Town(PHONES, broken=frozenset(PHONES)), MatchModel(WIDTH), "loop")
     with pytest.raises(ValueError, match="damaged"):
-        hopeless(make_task(q=1.0))
+        hopeless(make_task(q=1.0, grid=False))
+
+
+def test_with_privacy_on_phones_that_all_fail_are_an_empty_cohort() -> None:
+    """Else the one phone of a small cohort would decide whether its shard answers."""
+    reply = SimulatedCohort(Town(PHONES[:1], broken=frozenset(PHONES[:1])), MatchModel(WIDTH), "loop")(make_task(q=1.0))
+    assert reply.rejected == {Reason.FAILED: 1}
+    assert reply.contribution.count == 0
+    assert not reply.contribution.values.any()
+
+
+@pytest.mark.parametrize("grid", [True, False])
+def test_a_phone_alone_in_its_chunk_fails_alone(monkeypatch: pytest.MonkeyPatch, grid: bool) -> None:
+    monkeypatch.setattr(cohort, "PHONES_AT_ONCE", len(PHONES) - 1)
+    task = make_task(grid=grid, q=1.0)
+    partial = SimulatedCohort(Town(PHONES, broken=frozenset(PHONES[-1:])), MatchModel(WIDTH), "vmap")(task)
+    without = SimulatedCohort(Town(PHONES[:-1]), MatchModel(WIDTH), "vmap")(task)
+    assert partial.rejected == {Reason.FAILED: 1}
+    assert partial.contribution.count == len(PHONES) - 1
+    assert (partial.contribution.values == without.contribution.values).all()
+
+
+def test_phones_that_fail_only_together_train_one_by_one() -> None:
+    """A phone whose columns differ from its neighbours' must not take them out of the sum."""
+
+    class Wide(Town):
+        def _phone(self, name: str, task: RoundTask) -> ClientExamples:
+            found = super()._phone(name, task)
+            if name != PHONES[7]:
+                return found
+            columns = {"features": np.tile(found.columns["features"], (1, 2, 1)), "label": found.columns["label"]}
+            return ClientExamples({**columns, "logq": np.tile(found.columns["logq"], (1, 2))})
+
+    task = make_task(q=1.0)
+    mixed = SimulatedCohort(Wide(PHONES), MatchModel(WIDTH), "vmap")(task).contribution
+    alone = SimulatedCohort(Wide(PHONES[7:8]), MatchModel(WIDTH), "vmap")(task).contribution
+    others = SimulatedCohort(Wide([*PHONES[:7], *PHONES[8:]]), MatchModel(WIDTH), "vmap")(task).contribution
+    assert mixed.count == len(PHONES)
+    rounding = np.abs(mixed.values - others.values - alone.values).max() * grid_step(CLIP)
+    assert rounding < 1e-5 * CLIP
 
 
 # --- the coordinate of adaptive clipping, and schedules ---------------------------------------------------------------

@@ -16,6 +16,7 @@ import pytest
 from fedlearn.cli import main
 from fedlearn.ledger import LEDGER_FILE, Ledger, Planned
 from fedlearn.ledger.export import HEADER
+from fedlearn.ledger.tables import rounded_up
 from fedlearn.privacy.events import PoissonGaussian
 
 DIGEST = hashlib.sha256(b"x").hexdigest()
@@ -108,6 +109,62 @@ def test_verified_by_the_verifier_that_shares_no_code(cli: Cli) -> None:
     assert "not anchored" not in said
 
 
+def test_an_export_is_verified_where_there_is_no_ledger(cli: Cli) -> None:
+    make(cli)
+    cli("export", "shared.sqlite", "--out", "export.jsonl", "--checkpoint", "checkpoint.json")
+    cli("export", "shared.sqlite", "--checkpoint", "checkpoint.json")
+    lines = Path("export.jsonl").read_text(encoding="ascii").splitlines(keepends=True)
+    Path("short.jsonl").write_text("".join(lines[:-1]), encoding="ascii")
+    status, said = cli("verify", "export.jsonl", "--checkpoint", "checkpoint.json", "--json")
+    assert status == 0, said
+    assert json.loads(said)["records"][0]["path"] == "export.jsonl"
+    status, said = cli("verify", "short.jsonl", "--checkpoint", "checkpoint.json")
+    assert status == 3, said
+    assert "REJECTED" in said
+
+
+def test_the_text_of_a_record_cannot_steer_the_terminal(cli: Cli) -> None:
+    assert cli("create", "x", "--population", "a\x1b[31mb\nc", "--epsilon", "1", "--delta", "1e-6")[0] == 0
+    for command in ("show", "budget"):
+        said = cli(command, "x")[1]
+        assert "a\\u001b[31mb\\u000ac" in said
+        assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"), [(1.23441, "1.235"), (3.0, "3"), (2.99996, "3"), (0.0, "0"), (12.3401, "12.35")]
+)
+def test_an_epsilon_in_a_table_is_never_rounded_down(epsilon: float, text: str) -> None:
+    assert rounded_up(epsilon) == text
+
+
+def test_a_ledger_in_a_folder_and_one_that_is_cut_short(cli: Cli) -> None:
+    Path("folder").mkdir()
+    status, said = cli("create", "folder", "--population", "p", "--epsilon", "1", "--delta", "1e-6")
+    assert status == 0, said
+    assert cli("show", "folder")[0] == 0
+    whole = (Path("folder") / LEDGER_FILE).read_bytes()
+    Path("short.sqlite").write_bytes(whole[:5000])
+    status, said = cli("show", "short.sqlite")
+    assert status == 3
+    assert said.startswith("error FL602: short.sqlite:")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "epsilon", "words"),
+    [("ranking", "nan", "epsilon=nan"), ("ranking", "inf", "epsilon=inf"), ("ranking", "5", "the cap 3"),
+     ("ranking", "0", "epsilon=0.0"), ("", "1", "purpose")],
+)  # fmt: skip
+def test_a_quota_out_of_range_is_bad_input(cli: Cli, named: str, epsilon: str, words: str) -> None:
+    make(cli)
+    options = ("--purpose", named, "--epoch", "2026", "--epsilon", epsilon, "--authority-key", "authority.key")
+    status, said = cli("grant", "shared.sqlite", *options)
+    assert status == 2, said
+    assert "error FL102" in said
+    assert words in said
+
+
 TAMPER = {
     "a flipped digit": "UPDATE entries SET body = replace(body, '\"count\":50', '\"count\":51') WHERE sequence = 2",
     "a dropped entry": "DELETE FROM entries WHERE sequence = 4",
@@ -150,6 +207,7 @@ def test_an_older_copy_is_found_and_recovered(cli: Cli) -> None:
     status, said = cli("verify", "shared.sqlite")  # the machine that made the charges knows better than the record
     assert status == 3
     assert "error FL603" in said
+    assert "VERIFIED" not in said
     assert "RESTORED" in cli("budget", "shared.sqlite")[1]
     status, said = cli("recover", "shared.sqlite", "--authority-key", "authority.key", "--reason", "disk replaced")
     assert status == 0, said

@@ -109,6 +109,12 @@ def test_sizes_are_whole_numbers(value: str, capsys: pytest.CaptureFixture[str])
     assert "--rounds" in capsys.readouterr().err
 
 
+def test_a_picture_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "plan.png").mkdir()
+    with pytest.raises(OutOfRange, match=r"--picture .*cannot be written"):
+        main([*BLT, "--epsilon", "3", "--picture", str(tmp_path / "plan.png")])
+
+
 def test_nothing_of_the_lab_is_loaded() -> None:
     code = (
         "import sys; from fedlearn.report.plan_command import main;"

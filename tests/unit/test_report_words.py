@@ -14,6 +14,7 @@ from rich.console import Console
 
 from fedlearn.errors import DataCorrupt, DataMissing, OutOfRange, UnknownSetting
 from fedlearn.report import view
+from fedlearn.report.command import main as compare_command
 from fedlearn.report.compare import compare, load_run
 from fedlearn.report.guarantee import (
     NOT_TO_PUBLISH,
@@ -65,6 +66,13 @@ def test_an_epsilon_is_never_rounded_down(value):
     assert value * (1 - 1e-7) <= shown <= value * 1.011
 
 
+def test_the_factor_is_never_below_exp_epsilon():
+    assert "at most a factor of 20.1, plus" in guarantee_sentence(3.0, 1e-5)
+    assert "at most a factor of 4.61e299, plus" in guarantee_sentence(690.0, 1e-5)
+    assert "at most a factor of e^691, plus" in guarantee_sentence(690.1, 1e-5)
+    assert "at most a factor of e^4.43e5, plus" in guarantee_sentence(442_004.09, 1e-5)
+
+
 def test_the_guarantee_names_epsilon_delta_unit_adjacency_and_factor():
     # e^3 = 20.0855..., rounded up.
     sentence = guarantee_sentence(3.0, 1e-4)
@@ -96,6 +104,8 @@ def test_assurances_never_claim_proof_without_a_ledger():
     for charges, mode in ((None, PrivacyMode.GAUSSIAN), (Charges(3, 3, 0), PrivacyMode.NONE)):
         proven = default_assurances(mode, Population.SIMULATED, charges, 1.0).proven
         assert not any("psilon" in claim for claim in proven)
+    moved = default_assurances(PrivacyMode.GAUSSIAN, Population.SIMULATED, Charges(3, 2, 1), 0.5, adaptive=True)
+    assert "L2 norm 0.5 in the first round and later to the bound" in moved.enforced[0]
     private = default_assurances(PrivacyMode.GAUSSIAN, Population.ENROLLED, Charges(3, 2, 1), 0.5)
     assert "3 charges" in private.proven[0]
     assert private.enforced[0].startswith("The phone")
@@ -240,3 +250,8 @@ def test_the_comparison_page_is_written(tmp_path, three_runs):
     assert "NDCG@10 against epsilon" in text
     assert "no privacy</text>" in text
     assert "privacy.epsilon=0.3" in text
+
+
+def test_a_page_that_cannot_be_written_is_bad_input(tmp_path, three_runs):
+    with pytest.raises(OutOfRange, match=r"--page .*cannot be written"):
+        compare_command([*(str(run) for run in three_runs), "--page", str(tmp_path)])

@@ -534,6 +534,23 @@ def test_a_noise_so_small_that_arithmetic_fails_is_refused(tmp_path: Path, z: fl
     assert refused(draft, tmp_path)[0] == 1
 
 
+def test_a_divergence_that_is_no_number_does_not_pass_for_zero(tmp_path: Path) -> None:
+    fixed = {"kind": "fixed_size_gaussian", "noise_multiplier": 1e-160, "population": 1000, "cohort": 999}
+    for relation, event in (("replace_one", fixed), ("add_or_remove", r.repeated(r.poisson(1e-160, 0.5)))):
+        draft = r.Draft(r.scope(neighboring_relation=relation))
+        draft.open_run((event, 1))
+        assert "no number" in refused(draft, tmp_path)[1]
+
+
+def test_a_sampling_probability_so_small_that_rounding_takes_over_is_no_credit(tmp_path: Path) -> None:
+    """dp-accounting's divergence of this event is below zero; times the count it would pay for other runs."""
+    event = verifier.Poisson(37632.91507463682, 1.095555543918816e-06)
+    assert verifier.Gate(5.0, 1e-6).cost(((event, 1),)) > 0
+    draft = r.Draft(r.scope(gate="rdp", order=5.0))
+    draft.open_run((r.poisson(event.z, event.q), 10**30))
+    assert "more than the cap" in refused(draft, tmp_path)[1]
+
+
 def test_what_is_too_long_to_recompute_is_refused(tmp_path: Path) -> None:
     for event in (r.matrix(steps=10**9, b=10**8), r.matrix(r.TREE, steps=10**6, b=10**5)):
         draft = r.Draft(r.scope(neighboring_relation="zero_out"))
@@ -654,6 +671,7 @@ def test_a_summary_that_claims_less(tmp_path: Path) -> None:
         {"epsilon": spent * 0.999},
         {"row": spent * 0.999},
         {"delta": 1e-6},
+        {"delta": 5.0},
         {"neighboring_relation": "zero-out"},
         {"charges": {"total": 1, "committed": 1, "wasted": 0}},
         {"charges": {"total": 2, "committed": 1, "wasted": 1}},

@@ -36,7 +36,7 @@ def draw_audit(result: AuditResult, path: Path) -> None:
     """Write the picture; the ending of ``path`` decides the format. A training that broke down has none of the scores.
 
     Raises:
-        OutOfRange: the ending is unknown.
+        OutOfRange: the ending is unknown, or the file cannot be written.
         DataMissing: the folder does not exist.
     """
     require_writable(path)
@@ -45,7 +45,10 @@ def draw_audit(result: AuditResult, path: Path) -> None:
     if result.views:
         _histograms(left, result.views[0], result)
     _intervals(right, result)
-    figure.savefig(path, dpi=150)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise OutOfRange(f"--picture={path}: cannot be written ({error}); name a file in a folder that can.") from error
 
 
 def _histograms(ax: Axes, view: View, result: AuditResult) -> None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fedlearn.errors import OutOfRange
 from fedlearn.lab.audit.picture import draw_audit, require_writable
 from fedlearn.lab.audit.report import print_audit
 from fedlearn.lab.audit.result import AuditResult, Verdict, audit
@@ -68,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _noise_multiplier(parsed: argparse.Namespace) -> float:
     if parsed.epsilon is not None:
+        if not (math.isfinite(parsed.epsilon) and parsed.epsilon > 0):
+            raise OutOfRange(f"--epsilon={parsed.epsilon}: must be finite and > 0, e.g. 1.0.")
+        if not 0 < parsed.delta < 1:
+            raise OutOfRange(f"--delta={parsed.delta}: must be in (0, 1), e.g. 1e-5.")
         return calibrate(parsed.epsilon, parsed.delta, sampling_probability=1.0, steps=1)
     return DEFAULT_NOISE_MULTIPLIER if parsed.noise_multiplier is None else float(parsed.noise_multiplier)
 
