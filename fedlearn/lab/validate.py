@@ -61,6 +61,7 @@ def validate(config: ExperimentConfig) -> None:
         raise OutOfRange("evaluation.metrics is empty: name at least one, e.g. [HR@10].")
     for seed in config.seeds:
         _between("seeds", seed, -(2**63), 2**63 - 1)
+    _validate_participations(config)
     _validate_ledger(config)
     if not _NAME.fullmatch(config.run.name):
         raise OutOfRange(
@@ -160,6 +161,20 @@ def _validate_adaptive_clip(privacy: PrivacyConfig) -> None:
             f"privacy.adaptive_clip: does not go with privacy.mode={privacy.mode} and a separation, whose noise is "
             "analysed for one sensitivity over all steps. Set it to null and choose privacy.clip, for instance from a "
             "short run beforehand that is charged on its own."
+        )
+
+
+def _validate_participations(config: ExperimentConfig) -> None:
+    """In a simulation only the separation holds a phone back, so only the count that follows from it is believed."""
+    b, k = config.privacy.min_separation, config.privacy.max_participations
+    if b is None or k is None:
+        return
+    most = -(-config.cohort.rounds // b)
+    if k != most:
+        raise OutOfRange(
+            f"privacy.max_participations={k}: {config.cohort.rounds} rounds at min_separation={b} let a phone take part "
+            f"{most} times, and nothing in a simulation counts further; leave it null. `fedlearn plan "
+            "--participations-enforced` plans for phones that count."
         )
 
 

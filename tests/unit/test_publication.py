@@ -37,9 +37,10 @@ def test_a_crash_after_staging_is_completed(tmp_path: Path, monkeypatch: pytest.
     def killed(self: Checkpoint, directory: Path) -> str:
         raise OSError("killed")
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="killed"):
+    with monkeypatch.context() as patched:
         patched.setattr(Checkpoint, "publish", killed)
-        publish(directory, RUN, state(2, 0.25), private=True)
+        with pytest.raises(OSError, match="killed"):
+            publish(directory, RUN, state(2, 0.25), private=True)
     complete_publication(directory, RUN)
     assert published(directory) == state(2, 0.25).to_bytes()
 
