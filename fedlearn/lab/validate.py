@@ -172,8 +172,8 @@ def _validate_participations(config: ExperimentConfig) -> None:
     most = -(-config.cohort.rounds // b)
     if k != most:
         raise OutOfRange(
-            f"privacy.max_participations={k}: {config.cohort.rounds} rounds at min_separation={b} let a phone take part "
-            f"{most} times, and nothing in a simulation counts further; leave it null. `fedlearn plan "
+            f"privacy.max_participations={k}: {config.cohort.rounds} rounds at min_separation={b} let a phone take "
+            f"part {most} times, and nothing in a simulation counts further; leave it null. `fedlearn plan "
             "--participations-enforced` plans for phones that count."
         )
 
