@@ -1,8 +1,9 @@
 """The ``fedlearn`` command: thin, finds its sub-commands by entry points, imports them late.
 
 A distribution adds a sub-command with an entry point in the group ``fedlearn.commands`` that names a function
-``(arguments: Sequence[str]) -> int`` (its exit status). Exit status: 0 done, 1 a run or round failed, 2 bad input,
-3 refused by the privacy budget or the ledger, 130 interrupted.
+``(arguments: Sequence[str]) -> int`` (its exit status). Exit status: 0 done, 1 a run or round failed (an
+audit warns, a published figure is not reproduced), 2 bad input, 3 refused by the privacy budget or the ledger (an audit
+alarms, a record is rejected), 130 interrupted.
 """
 
 from __future__ import annotations

@@ -46,11 +46,7 @@ def test_city(tmp_path: Path) -> None:
         assert relation in summary.privacy.guarantee
         assert summary.privacy.epsilon is not None
         assert summary.privacy.epsilon <= 0.03
-    assert blt.privacy.participation == independent.privacy.participation or (
-        blt.privacy.participation is not None
-        and independent.privacy.participation is not None
-        and blt.privacy.participation.max_participations == independent.privacy.participation.max_participations == 3
-    )
+    assert [summary.privacy.participation.max_participations for summary in (blt, independent)] == [3, 3]
     assert sum(hits(blt)) > sum(hits(independent))
 
 
