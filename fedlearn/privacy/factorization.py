@@ -87,6 +87,20 @@ INDEPENDENT: Final = Toeplitz((1.0,))
 """Independent noise in every step: C is the identity."""
 
 
+def state_floats(factorization: Factorization, steps: int) -> int:
+    """Return the floats per parameter that the noise of later steps depends on.
+
+    Those of earlier noise that bands still reach, of buffers, or of one open block for each size up to ``steps``.
+    """
+    match factorization:
+        case Toeplitz():
+            return len(factorization.coefficients) - 1
+        case Blt():
+            return len(factorization.decay)
+        case Tree():
+            return steps.bit_length()
+
+
 def factorization_to_json(factorization: Factorization) -> dict[str, object]:
     """Return the factorization as a JSON object with its kind."""
     match factorization:

@@ -14,7 +14,6 @@ from typing import Final
 from fedlearn.errors import InvalidSpend
 from fedlearn.privacy.calibrate import calibrate, calibrate_matrix, least_noise
 from fedlearn.privacy.choices import Choice, Figures, Kind, Question, answer, grid, spent
-from fedlearn.privacy.comparison import state_floats
 from fedlearn.privacy.curve import prefix, tree_work
 from fedlearn.privacy.error import max_error
 from fedlearn.privacy.events import (
@@ -26,6 +25,7 @@ from fedlearn.privacy.events import (
     SingleEvent,
     TruncatedPoissonGaussian,
 )
+from fedlearn.privacy.factorization import state_floats
 from fedlearn.privacy.gaussian import mu_of
 from fedlearn.privacy.group import extra_participation_epsilon, pair_epsilon
 from fedlearn.privacy.participation import Participation, most_participations
