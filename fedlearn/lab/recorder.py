@@ -75,7 +75,7 @@ class RoundRecorder:
             signal_to_noise=unprotected.signal_to_noise,
             clip=outcome.l2_clip_norm,
             update_norm=outcome.update_norm,
-            epsilon=self._epsilon(outcome.charges),
+            epsilon=self._epsilon(outcome),
             rejected=dict(unprotected.rejected),
             evaluation=self._evaluation(outcome),
             seconds=outcome.seconds,
@@ -109,8 +109,12 @@ class RoundRecorder:
         ranks = self.rank(outcome.model)
         return tuple(Evaluation(name, float(metric(ranks).mean())) for name, metric in self.metrics.items())
 
-    def _epsilon(self, charges: int) -> float | None:
-        return self._curve[charges] if self._curve else None
+    def _epsilon(self, outcome: RoundOutcome) -> float | None:
+        plan = self.training.plan
+        if plan is None:
+            return None
+        # a matrix mechanism spends by the step: a lost one is charged again and spent once
+        return self._curve[outcome.step + 1 if plan.participation is not None else outcome.charges]
 
     @cached_property
     def _curve(self) -> tuple[float, ...]:
