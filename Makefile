@@ -38,7 +38,7 @@ $(LAB): $(DECIDES)
 $(DEV): $(LAB)
 	@started=$$SECONDS
 	echo "installing what the tests need ..."
-	$(PIP) -e .[lab,ray,tensorboard,mlflow,dev] -e clients -e server
+	$(PIP) -e .[lab,ray,tensorboard,mlflow,postgres,dev] -e clients -e server
 	touch $@
 	echo "test packages: $$((SECONDS - started)) s"
 
@@ -69,8 +69,7 @@ build/long/%.done: %.py $(DEV) $(SOURCES)
 	touch $@
 
 test-postgres: $(DEV)  ## the shared ledger on a PostgreSQL server of its own, which is stopped afterwards
-	@$(PIP) -e .[postgres]
-	tests/postgres.sh $(BIN)/python -m pytest -m postgres tests/unit/test_ledger_postgres.py
+	@tests/postgres.sh $(BIN)/python -m pytest -m postgres tests/unit/test_ledger_postgres.py
 
 check: $(DEV)  ## lint, format, types, import walls
 	@$(BIN)/ruff check .

@@ -369,8 +369,11 @@ def rewrite(path: Path, *statements: str) -> None:
     ("statement", "first_bad"),
     [
         ("UPDATE entries SET body = replace(body, '2.0', '9.0') WHERE sequence = 1", 1),
-        ("UPDATE entries SET hash = replace(hash, 'a', 'b') WHERE sequence = 3", 3),
-        ("UPDATE entries SET signature = replace(signature, 'a', 'b') WHERE sequence = 3", 3),
+        ("UPDATE entries SET hash = iif(hash LIKE 'a%', 'b', 'a') || substr(hash, 2) WHERE sequence = 3", 3),
+        (
+            "UPDATE entries SET signature = iif(signature LIKE 'a%', 'b', 'a') || substr(signature, 2) WHERE sequence = 3",
+            3,
+        ),
         ("UPDATE entries SET signature = upper(signature) WHERE sequence = 3", 3),
         ("UPDATE entries SET signature = (SELECT signature FROM entries WHERE sequence = 2) WHERE sequence = 3", 3),
         ("UPDATE entries SET kind = 'voided' WHERE sequence = 3", 3),

@@ -168,7 +168,9 @@ def test_a_quota_out_of_range_is_bad_input(cli: Cli, named: str, epsilon: str, w
 TAMPER = {
     "a flipped digit": "UPDATE entries SET body = replace(body, '\"count\":50', '\"count\":51') WHERE sequence = 2",
     "a dropped entry": "DELETE FROM entries WHERE sequence = 4",
-    "a forged signature": "UPDATE entries SET signature = replace(signature, 'a', 'b') WHERE sequence = 5",
+    "a forged signature": (
+        "UPDATE entries SET signature = iif(signature LIKE 'a%', 'b', 'a') || substr(signature, 2) WHERE sequence = 5"
+    ),
     "swapped entries": (
         "UPDATE entries SET sequence = -1 WHERE sequence = 6; UPDATE entries SET sequence = 6 WHERE sequence = 7;"
         "UPDATE entries SET sequence = 7 WHERE sequence = -1"
