@@ -371,7 +371,8 @@ def rewrite(path: Path, *statements: str) -> None:
         ("UPDATE entries SET body = replace(body, '2.0', '9.0') WHERE sequence = 1", 1),
         ("UPDATE entries SET hash = iif(hash LIKE 'a%', 'b', 'a') || substr(hash, 2) WHERE sequence = 3", 3),
         (
-            "UPDATE entries SET signature = iif(signature LIKE 'a%', 'b', 'a') || substr(signature, 2) WHERE sequence = 3",
+            "UPDATE entries SET signature = iif(signature LIKE 'a%', 'b', 'a') || substr(signature, 2) "
+            "WHERE sequence = 3",
             3,
         ),
         ("UPDATE entries SET signature = upper(signature) WHERE sequence = 3", 3),
