@@ -28,11 +28,25 @@ Every leaf carries a stable ``code``; ``docs/errors.md`` has one entry per code 
     |  |- LedgerLocked        FL601  another process holds it
     |  |- LedgerDamaged       FL602  its content contradicts itself
     |  '- LedgerRestored      FL603  an older copy, or a copy that went its own way
-    '- RunError               FL700  a run cannot go on
-       |- RunDirectoryInUse   FL701  the directory holds a run of another config
-       |- ResumeRefused       FL702  the run to resume is absent or was changed
-       |- RoundFailed         FL703  no usable reply arrived
-       '- RunInterrupted      FL704  stopped by the user; can be resumed
+    |- RunError               FL700  a run cannot go on
+    |  |- RunDirectoryInUse   FL701  the directory holds a run of another config
+    |  |- ResumeRefused       FL702  the run to resume is absent or was changed
+    |  |- RoundFailed         FL703  no usable reply arrived
+    |  '- RunInterrupted      FL704  stopped by the user; can be resumed
+    |- TrustError             FL800  a signed document that may not be used
+    |  |- PolicyInvalid       FL801  not a policy, or one that contradicts itself
+    |  |- SignatureRefused    FL802  unsigned, signed by too few, or by nobody on the roster
+    |  |- StatusRefused       FL803  stopped, revoked, stale, or older than one seen before
+    |  '- BundleRefused       FL804  a task or catalogue bundle that fails a check
+    '- DeviceError            FL900  the runtime on a phone refuses or cannot go on
+       |- CallerRefused       FL901  the caller is unknown, or may not do this
+       |- ConsentRefused      FL902  a grant that cannot be set
+       |- SignalRefused       FL903  a stream or signal that is not acceptable
+       |- StoreFailed         FL904  the encrypted store cannot be opened or written
+       |- TaskRefused         FL905  a task that breaks policy, plan, budget or participation (has a reason)
+       |- WorkerFailed        FL906  the sandboxed worker died or answered nonsense
+       |- TransportFailed     FL907  the gateway cannot be reached or answered nonsense
+       '- RateLimited         FL908  asked too often
 """
 
 from __future__ import annotations
@@ -248,3 +262,113 @@ class RunInterrupted(RunError):
     """Stopped by the user; the run directory can be resumed."""
 
     code = "FL704"
+
+
+class TrustError(FedlearnError):
+    """A signed document that may not be used."""
+
+    code = "FL800"
+
+
+class PolicyInvalid(TrustError, ValueError):
+    """Not a policy, or one that contradicts itself; the message names the field."""
+
+    code = "FL801"
+
+
+class SignatureRefused(TrustError):
+    """Unsigned, signed by too few, by nobody on the roster, or by a roster that has expired."""
+
+    code = "FL802"
+
+
+class StatusRefused(TrustError):
+    """The signed status says stopped or revoked, is too old, or is older than one that was seen before."""
+
+    code = "FL803"
+
+
+class BundleRefused(TrustError):
+    """A task or catalogue bundle that fails a check; the message names the check."""
+
+    code = "FL804"
+
+
+class DeviceError(FedlearnError):
+    """The runtime on a phone refuses, or cannot go on."""
+
+    code = "FL900"
+
+
+class CallerRefused(DeviceError):
+    """The caller is unknown, or may not do this."""
+
+    code = "FL901"
+
+
+class ConsentRefused(DeviceError):
+    """A grant that cannot be set: not in the policy, disputed, or for other words than those on the screen."""
+
+    code = "FL902"
+
+
+class SignalRefused(DeviceError, ValueError):
+    """A stream or signal that is not acceptable; the message names the field, never its content."""
+
+    code = "FL903"
+
+
+class StoreFailed(DeviceError):
+    """The encrypted store cannot be opened or written: wrong key, full disk, damage."""
+
+    code = "FL904"
+
+
+class Refusal(StrEnum):
+    """Why a phone refused a task; the strings are stable and shown in its log."""
+
+    POLICY = "breaks_policy"
+    PLAN = "not_the_approved_plan"
+    SIGNATURE = "bad_signature"
+    STATUS = "status"
+    EXPIRED = "expired"
+    TOKEN = "token_used"  # noqa: S105 - a reason, no secret
+    WEIGHTS = "wrong_weights"
+    SEPARATION = "too_soon"
+    PARTICIPATIONS = "participations_used_up"
+    BUDGET = "device_budget"
+    HISTORY = "history_lost"
+    CONSENT = "no_consent"
+    CONDITIONS = "conditions"
+    CLOCK = "clock_moved"
+
+
+class TaskRefused(DeviceError):
+    """A task that breaks the policy, the approved plan, the device's budget or its participation bounds.
+
+    Nothing was charged and nothing left the phone; ``reason`` is what the phone logs.
+    """
+
+    code = "FL905"
+
+    def __init__(self, reason: Refusal, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+class WorkerFailed(DeviceError):
+    """The sandboxed worker died, ran out of time or memory, or answered nonsense."""
+
+    code = "FL906"
+
+
+class TransportFailed(DeviceError):
+    """The gateway cannot be reached, or answered nonsense; to be tried again later."""
+
+    code = "FL907"
+
+
+class RateLimited(DeviceError):
+    """Asked too often; the message says when to ask again."""
+
+    code = "FL908"

@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError
 from fedlearn.codec import codec_by_name
 from fedlearn.errors import MalformedMessage, MessageTooLarge, OutOfRange, Reason, VersionUnsupported
 from fedlearn.proto import wire_pb2 as pb
-from fedlearn.task import CohortReply, CohortSchedule, ExamplePrivacy, RoundTask, TrainingTerms
+from fedlearn.task import CohortReply, RoundTask
+from fedlearn.terms import CohortSchedule, ExamplePrivacy, TrainingTerms
 from fedlearn.types import Contribution, Level
 
 WIRE_VERSION = 1

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedlearn.engine.step import Tensors
 from fedlearn.models.base import Model
-from fedlearn.task import TrainingTerms
+from fedlearn.terms import TrainingTerms
 
 ExampleNoise = Callable[[int], NDArray[np.float32]]
 """Position of a phone -> its standard normal noise, f32[steps of its schedule, d] in flat order."""

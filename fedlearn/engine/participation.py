@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.task import CohortSchedule
+from fedlearn.terms import CohortSchedule
 from fedlearn.types import I64
 
 U64 = NDArray[np.uint64]

@@ -16,7 +16,7 @@ from fedlearn.lab.shards import ShardFactory
 from fedlearn.models.base import Parameters
 from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings
 from fedlearn.privacy.plan import PrivacyPlan, PrivacySettings, make_plan
-from fedlearn.task import CohortSchedule, ExamplePrivacy, TrainingTerms
+from fedlearn.terms import CohortSchedule, ExamplePrivacy, TrainingTerms
 
 # Flower reports usage to its vendor unless told not to before it is first imported.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")

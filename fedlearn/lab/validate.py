@@ -18,7 +18,7 @@ from fedlearn.lab.config import (
     PrivacyConfig,
 )
 from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings
-from fedlearn.task import ExamplePrivacy
+from fedlearn.terms import ExamplePrivacy
 
 LARGEST_EPSILON = 100.0
 LEAST_NOISE, LARGEST_NOISE = 0.05, 1e5

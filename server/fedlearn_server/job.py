@@ -13,7 +13,7 @@ from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings, require_indepen
 from fedlearn.privacy.grid import check_capacity, grid_step
 from fedlearn.privacy.participation import Participation, most_participations
 from fedlearn.privacy.plan import PrivacyPlan
-from fedlearn.task import CohortSchedule, TrainingTerms
+from fedlearn.terms import CohortSchedule, TrainingTerms
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,8 @@ def test_client_wheel_makes_a_contribution(bare: Path, tmp_path: Path) -> None:
 import numpy as np
 from fedlearn.clip import clip_l2
 from fedlearn.fold import Fold, FoldTerms
-from fedlearn.task import RoundTask, TrainingTerms
+from fedlearn.task import RoundTask
+from fedlearn.terms import TrainingTerms
 from fedlearn.types import Level
 from fedlearn.wire import decode_contribution, encode_contribution, task_digest
 from fedlearn_client.contribution import make_contribution

@@ -14,7 +14,7 @@ from scipy.stats import chi2, norm
 
 from fedlearn.engine.participation import phases, takes_part
 from fedlearn.errors import OutOfRange
-from fedlearn.task import CohortSchedule
+from fedlearn.terms import CohortSchedule
 
 IDS = [f"phone-{number}" for number in range(40)]
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedlearn.errors import Reason, WireError
-from fedlearn.task import CohortReply, CohortSchedule, ExamplePrivacy, RoundTask, TrainingTerms
+from fedlearn.task import CohortReply, RoundTask
+from fedlearn.terms import CohortSchedule, ExamplePrivacy, TrainingTerms
 from fedlearn.types import Contribution, Level
 from fedlearn.wire import (
     decode_contribution,

@@ -13,7 +13,8 @@ from flwr.app import Context, Message
 from fedlearn.privacy.grid import to_grid
 from fedlearn.privacy.plan import PrivacyPlan, PrivacySettings, make_plan
 from fedlearn.rng import os_bytes
-from fedlearn.task import CohortReply, RoundTask, TrainingTerms
+from fedlearn.task import CohortReply, RoundTask
+from fedlearn.terms import TrainingTerms
 from fedlearn.types import Contribution, Level
 from fedlearn.wire import decode_task, task_digest
 from fedlearn_server.app import run_training

@@ -12,7 +12,7 @@ from fedlearn.lab.config import AdaptiveClipConfig, ExamplePrivacyConfig
 from fedlearn.lab.door import load_yaml, save_yaml
 from fedlearn.lab.training import adaptive_clip_for, plan_for, training_terms, without_privacy
 from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings
-from fedlearn.task import ExamplePrivacy
+from fedlearn.terms import ExamplePrivacy
 
 BASE = "experiment=city_quick"
 ADAPTIVE = "privacy.adaptive_clip.target_quantile=0.7"

@@ -13,7 +13,8 @@ from fedlearn.clip import clip_l2
 from fedlearn.errors import ContributionRejected, Reason
 from fedlearn.fold import Fold, FoldTerms
 from fedlearn.privacy.grid import grid_step
-from fedlearn.task import RoundTask, TrainingTerms
+from fedlearn.task import RoundTask
+from fedlearn.terms import TrainingTerms
 from fedlearn.types import ClippedDelta, Level
 from fedlearn.wire import decode_contribution, encode_contribution, task_digest
 from fedlearn_client.contribution import make_contribution

@@ -20,7 +20,8 @@ from fedlearn.models import ClientExamples, MatchModel
 from fedlearn.privacy.grid import grid_step, to_grid
 from fedlearn.privacy.sampling import RoundKey, included
 from fedlearn.rng import simulation_rng
-from fedlearn.task import CohortReply, CohortSchedule, RoundTask, TrainingTerms, largest_shard, shard
+from fedlearn.task import CohortReply, RoundTask, largest_shard, shard
+from fedlearn.terms import CohortSchedule, TrainingTerms
 from fedlearn.types import Level
 from fedlearn.wire import decode_reply, encode_reply, task_digest
 

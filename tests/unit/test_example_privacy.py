@@ -26,7 +26,7 @@ from fedlearn.models import MatchModel
 from fedlearn.models.base import parameter_count
 from fedlearn.privacy.example_level import EXAMPLE_LEVEL, example_epsilon, example_mu
 from fedlearn.rng import simulation_rng
-from fedlearn.task import ExamplePrivacy, TrainingTerms
+from fedlearn.terms import ExamplePrivacy, TrainingTerms
 
 
 def _load(name: str):

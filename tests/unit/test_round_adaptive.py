@@ -15,7 +15,8 @@ from fedlearn.clip import joint_bound
 from fedlearn.errors import OutOfRange, Reason
 from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings
 from fedlearn.privacy.grid import grid_step, to_grid
-from fedlearn.task import CohortReply, CohortSchedule, RoundTask
+from fedlearn.task import CohortReply, RoundTask
+from fedlearn.terms import CohortSchedule
 from fedlearn_server.checkpoint import CHECKPOINT_FILE, load_checkpoint, load_model
 from fedlearn_server.job import TrainingJob
 from fedlearn_server.round import RoundOutcome

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlearn.task import CohortSchedule, ExamplePrivacy, RoundTask
+from fedlearn.task import RoundTask
+from fedlearn.terms import CohortSchedule, ExamplePrivacy
 from fedlearn.types import Contribution
 from fedlearn.wire import WIRE_VERSION, decode_contribution, decode_reply, decode_task, task_digest
 

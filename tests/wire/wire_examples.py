@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from fedlearn.errors import Reason
-from fedlearn.task import CohortReply, CohortSchedule, ExamplePrivacy, RoundTask, TrainingTerms
+from fedlearn.task import CohortReply, RoundTask
+from fedlearn.terms import CohortSchedule, ExamplePrivacy, TrainingTerms
 from fedlearn.types import Contribution, Level
 from fedlearn.wire import encode_contribution, encode_reply, encode_task
 
