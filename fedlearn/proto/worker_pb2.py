@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from fedlearn.proto import device_pb2 as fedlearn_dot_proto_dot_device__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x64learn/proto/worker.proto\x12\x12\x66\x65\x64learn.worker.v1\x1a\x1b\x66\x65\x64learn/proto/device.proto\"\xb0\x02\n\x07Request\x12\x18\n\x0eload_catalogue\x18\x01 \x01(\x0cH\x00\x12\x33\n\x06ingest\x18\x02 \x01(\x0b\x32!.fedlearn.worker.v1.IngestRequestH\x00\x12\x35\n\x0bload_ranker\x18\x03 \x01(\x0b\x32\x1e.fedlearn.worker.v1.LoadRankerH\x00\x12/\n\x04rank\x18\x04 \x01(\x0b\x32\x1f.fedlearn.worker.v1.RankRequestH\x00\x12\x31\n\x05train\x18\x05 \x01(\x0b\x32 .fedlearn.worker.v1.TrainRequestH\x00\x12\x33\n\x06golden\x18\x06 \x01(\x0b\x32!.fedlearn.worker.v1.GoldenRequestH\x00\x42\x06\n\x04\x62ody\"\x81\x03\n\x05Reply\x12.\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1b.fedlearn.worker.v1.FailureH\x00\x12?\n\x10loaded_catalogue\x18\x02 \x01(\x0b\x32#.fedlearn.worker.v1.LoadedCatalogueH\x00\x12\x31\n\x06ingest\x18\x03 \x01(\x0b\x32\x1f.fedlearn.worker.v1.IngestReplyH\x00\x12\x39\n\rloaded_ranker\x18\x04 \x01(\x0b\x32 .fedlearn.worker.v1.LoadedRankerH\x00\x12-\n\x04rank\x18\x05 \x01(\x0b\x32\x1d.fedlearn.worker.v1.RankReplyH\x00\x12/\n\x05train\x18\x06 \x01(\x0b\x32\x1e.fedlearn.worker.v1.TrainReplyH\x00\x12\x31\n\x06golden\x18\x07 \x01(\x0b\x32\x1f.fedlearn.worker.v1.GoldenReplyH\x00\x42\x06\n\x04\x62ody\"6\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"6\n\x0fLoadedCatalogue\x12\x14\n\x0cindex_digest\x18\x01 \x01(\t\x12\r\n\x05items\x18\x02 \x01(\r\"<\n\rIngestRequest\x12+\n\x07signals\x18\x01 \x03(\x0b\x32\x1a.fedlearn.device.v1.Signal\"\x17\n\x07\x44\x65rived\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\";\n\x0bIngestReply\x12,\n\x07\x64\x65rived\x18\x01 \x03(\x0b\x32\x1b.fedlearn.worker.v1.Derived\"\\\n\x08Occasion\x12\x0c\n\x04said\x18\x01 \x03(\x0c\x12\x32\n\x07\x65\x61rlier\x18\x02 \x03(\x0b\x32!.fedlearn.worker.v1.EarlierChoice\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\t\"*\n\rEarlierChoice\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x0b\n\x03\x61pp\x18\x02 \x01(\t\":\n\nLoadRanker\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\r\n\x05infer\x18\x02 \x01(\x0c\x12\x0f\n\x07weights\x18\x03 \x01(\x0c\"\x0e\n\x0cLoadedRanker\"r\n\x0bRankRequest\x12\x13\n\x0bplan_digest\x18\x01 \x01(\t\x12.\n\x08occasion\x18\x02 \x01(\x0b\x32\x1c.fedlearn.worker.v1.Occasion\x12\x0f\n\x07sources\x18\x03 \x03(\t\x12\r\n\x05\x63ount\x18\x04 \x01(\r\":\n\tRankReply\x12-\n\x05items\x18\x01 \x03(\x0b\x32\x1e.fedlearn.device.v1.RankedItem\"\xe7\x01\n\x0cTrainRequest\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x0c\n\x04step\x18\x02 \x01(\x0c\x12\x0f\n\x07weights\x18\x03 \x01(\x0c\x12\x1a\n\x12private_parameters\x18\x04 \x01(\x0c\x12/\n\toccasions\x18\x05 \x03(\x0b\x32\x1c.fedlearn.worker.v1.Occasion\x12\x0f\n\x07sources\x18\x06 \x03(\t\x12\x0c\n\x04task\x18\x07 \x01(\x0c\x12\x11\n\tcatalogue\x18\x08 \x01(\x0c\x12+\n\x07\x63olumns\x18\t \x03(\x0b\x32\x1a.fedlearn.worker.v1.Column\"B\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"P\n\nTrainReply\x12\x14\n\x0c\x63ontribution\x18\x01 \x01(\x0c\x12\x1a\n\x12private_parameters\x18\x02 \x01(\x0c\x12\x10\n\x08\x65xamples\x18\x03 \x01(\r\"o\n\rGoldenRequest\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0c\n\x04step\x18\x02 \x01(\x0c\x12\r\n\x05infer\x18\x03 \x01(\x0c\x12\x0c\n\x04plan\x18\x04 \x01(\x0c\x12\x11\n\tcatalogue\x18\x05 \x01(\x0c\x12\x0f\n\x07weights\x18\x06 \x01(\x0c\"\x1d\n\x0bGoldenReply\x12\x0e\n\x06report\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x64learn/proto/worker.proto\x12\x12\x66\x65\x64learn.worker.v1\x1a\x1b\x66\x65\x64learn/proto/device.proto\"\xc4\x02\n\x07Request\x12\x18\n\x0eload_catalogue\x18\x01 \x01(\x0cH\x00\x12\x33\n\x06ingest\x18\x02 \x01(\x0b\x32!.fedlearn.worker.v1.IngestRequestH\x00\x12\x35\n\x0bload_ranker\x18\x03 \x01(\x0b\x32\x1e.fedlearn.worker.v1.LoadRankerH\x00\x12/\n\x04rank\x18\x04 \x01(\x0b\x32\x1f.fedlearn.worker.v1.RankRequestH\x00\x12\x31\n\x05train\x18\x05 \x01(\x0b\x32 .fedlearn.worker.v1.TrainRequestH\x00\x12\x33\n\x06golden\x18\x06 \x01(\x0b\x32!.fedlearn.worker.v1.GoldenRequestH\x00\x12\x12\n\x08numerics\x18\x07 \x01(\x0cH\x00\x42\x06\n\x04\x62ody\"\x95\x03\n\x05Reply\x12.\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1b.fedlearn.worker.v1.FailureH\x00\x12?\n\x10loaded_catalogue\x18\x02 \x01(\x0b\x32#.fedlearn.worker.v1.LoadedCatalogueH\x00\x12\x31\n\x06ingest\x18\x03 \x01(\x0b\x32\x1f.fedlearn.worker.v1.IngestReplyH\x00\x12\x39\n\rloaded_ranker\x18\x04 \x01(\x0b\x32 .fedlearn.worker.v1.LoadedRankerH\x00\x12-\n\x04rank\x18\x05 \x01(\x0b\x32\x1d.fedlearn.worker.v1.RankReplyH\x00\x12/\n\x05train\x18\x06 \x01(\x0b\x32\x1e.fedlearn.worker.v1.TrainReplyH\x00\x12\x31\n\x06golden\x18\x07 \x01(\x0b\x32\x1f.fedlearn.worker.v1.GoldenReplyH\x00\x12\x12\n\x08numerics\x18\x08 \x01(\x0cH\x00\x42\x06\n\x04\x62ody\"6\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"6\n\x0fLoadedCatalogue\x12\x14\n\x0cindex_digest\x18\x01 \x01(\t\x12\r\n\x05items\x18\x02 \x01(\r\"<\n\rIngestRequest\x12+\n\x07signals\x18\x01 \x03(\x0b\x32\x1a.fedlearn.device.v1.Signal\"\x17\n\x07\x44\x65rived\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\";\n\x0bIngestReply\x12,\n\x07\x64\x65rived\x18\x01 \x03(\x0b\x32\x1b.fedlearn.worker.v1.Derived\"\\\n\x08Occasion\x12\x0c\n\x04said\x18\x01 \x03(\x0c\x12\x32\n\x07\x65\x61rlier\x18\x02 \x03(\x0b\x32!.fedlearn.worker.v1.EarlierChoice\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\t\"*\n\rEarlierChoice\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x0b\n\x03\x61pp\x18\x02 \x01(\t\":\n\nLoadRanker\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\r\n\x05infer\x18\x02 \x01(\x0c\x12\x0f\n\x07weights\x18\x03 \x01(\x0c\"\x0e\n\x0cLoadedRanker\"r\n\x0bRankRequest\x12\x13\n\x0bplan_digest\x18\x01 \x01(\t\x12.\n\x08occasion\x18\x02 \x01(\x0b\x32\x1c.fedlearn.worker.v1.Occasion\x12\x0f\n\x07sources\x18\x03 \x03(\t\x12\r\n\x05\x63ount\x18\x04 \x01(\r\":\n\tRankReply\x12-\n\x05items\x18\x01 \x03(\x0b\x32\x1e.fedlearn.device.v1.RankedItem\"\xe7\x01\n\x0cTrainRequest\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x0c\n\x04step\x18\x02 \x01(\x0c\x12\x0f\n\x07weights\x18\x03 \x01(\x0c\x12\x1a\n\x12private_parameters\x18\x04 \x01(\x0c\x12/\n\toccasions\x18\x05 \x03(\x0b\x32\x1c.fedlearn.worker.v1.Occasion\x12\x0f\n\x07sources\x18\x06 \x03(\t\x12\x0c\n\x04task\x18\x07 \x01(\x0c\x12\x11\n\tcatalogue\x18\x08 \x01(\x0c\x12+\n\x07\x63olumns\x18\t \x03(\x0b\x32\x1a.fedlearn.worker.v1.Column\"B\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"P\n\nTrainReply\x12\x14\n\x0c\x63ontribution\x18\x01 \x01(\x0c\x12\x1a\n\x12private_parameters\x18\x02 \x01(\x0c\x12\x10\n\x08\x65xamples\x18\x03 \x01(\r\"o\n\rGoldenRequest\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0c\n\x04step\x18\x02 \x01(\x0c\x12\r\n\x05infer\x18\x03 \x01(\x0c\x12\x0c\n\x04plan\x18\x04 \x01(\x0c\x12\x11\n\tcatalogue\x18\x05 \x01(\x0c\x12\x0f\n\x07weights\x18\x06 \x01(\x0c\"\x1d\n\x0bGoldenReply\x12\x0e\n\x06report\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,39 +33,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedlearn.proto.worker_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REQUEST']._serialized_start=81
-  _globals['_REQUEST']._serialized_end=385
-  _globals['_REPLY']._serialized_start=388
-  _globals['_REPLY']._serialized_end=773
-  _globals['_FAILURE']._serialized_start=775
-  _globals['_FAILURE']._serialized_end=829
-  _globals['_LOADEDCATALOGUE']._serialized_start=831
-  _globals['_LOADEDCATALOGUE']._serialized_end=885
-  _globals['_INGESTREQUEST']._serialized_start=887
-  _globals['_INGESTREQUEST']._serialized_end=947
-  _globals['_DERIVED']._serialized_start=949
-  _globals['_DERIVED']._serialized_end=972
-  _globals['_INGESTREPLY']._serialized_start=974
-  _globals['_INGESTREPLY']._serialized_end=1033
-  _globals['_OCCASION']._serialized_start=1035
-  _globals['_OCCASION']._serialized_end=1127
-  _globals['_EARLIERCHOICE']._serialized_start=1129
-  _globals['_EARLIERCHOICE']._serialized_end=1171
-  _globals['_LOADRANKER']._serialized_start=1173
-  _globals['_LOADRANKER']._serialized_end=1231
-  _globals['_LOADEDRANKER']._serialized_start=1233
-  _globals['_LOADEDRANKER']._serialized_end=1247
-  _globals['_RANKREQUEST']._serialized_start=1249
-  _globals['_RANKREQUEST']._serialized_end=1363
-  _globals['_RANKREPLY']._serialized_start=1365
-  _globals['_RANKREPLY']._serialized_end=1423
-  _globals['_TRAINREQUEST']._serialized_start=1426
-  _globals['_TRAINREQUEST']._serialized_end=1657
-  _globals['_COLUMN']._serialized_start=1659
-  _globals['_COLUMN']._serialized_end=1725
-  _globals['_TRAINREPLY']._serialized_start=1727
-  _globals['_TRAINREPLY']._serialized_end=1807
-  _globals['_GOLDENREQUEST']._serialized_start=1809
-  _globals['_GOLDENREQUEST']._serialized_end=1920
-  _globals['_GOLDENREPLY']._serialized_start=1922
-  _globals['_GOLDENREPLY']._serialized_end=1951
+  _globals['_REQUEST']._serialized_end=405
+  _globals['_REPLY']._serialized_start=408
+  _globals['_REPLY']._serialized_end=813
+  _globals['_FAILURE']._serialized_start=815
+  _globals['_FAILURE']._serialized_end=869
+  _globals['_LOADEDCATALOGUE']._serialized_start=871
+  _globals['_LOADEDCATALOGUE']._serialized_end=925
+  _globals['_INGESTREQUEST']._serialized_start=927
+  _globals['_INGESTREQUEST']._serialized_end=987
+  _globals['_DERIVED']._serialized_start=989
+  _globals['_DERIVED']._serialized_end=1012
+  _globals['_INGESTREPLY']._serialized_start=1014
+  _globals['_INGESTREPLY']._serialized_end=1073
+  _globals['_OCCASION']._serialized_start=1075
+  _globals['_OCCASION']._serialized_end=1167
+  _globals['_EARLIERCHOICE']._serialized_start=1169
+  _globals['_EARLIERCHOICE']._serialized_end=1211
+  _globals['_LOADRANKER']._serialized_start=1213
+  _globals['_LOADRANKER']._serialized_end=1271
+  _globals['_LOADEDRANKER']._serialized_start=1273
+  _globals['_LOADEDRANKER']._serialized_end=1287
+  _globals['_RANKREQUEST']._serialized_start=1289
+  _globals['_RANKREQUEST']._serialized_end=1403
+  _globals['_RANKREPLY']._serialized_start=1405
+  _globals['_RANKREPLY']._serialized_end=1463
+  _globals['_TRAINREQUEST']._serialized_start=1466
+  _globals['_TRAINREQUEST']._serialized_end=1697
+  _globals['_COLUMN']._serialized_start=1699
+  _globals['_COLUMN']._serialized_end=1765
+  _globals['_TRAINREPLY']._serialized_start=1767
+  _globals['_TRAINREPLY']._serialized_end=1847
+  _globals['_GOLDENREQUEST']._serialized_start=1849
+  _globals['_GOLDENREQUEST']._serialized_end=1960
+  _globals['_GOLDENREPLY']._serialized_start=1962
+  _globals['_GOLDENREPLY']._serialized_end=1991
 # @@protoc_insertion_point(module_scope)

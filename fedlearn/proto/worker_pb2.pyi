@@ -8,23 +8,25 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Request(_message.Message):
-    __slots__ = ("load_catalogue", "ingest", "load_ranker", "rank", "train", "golden")
+    __slots__ = ("load_catalogue", "ingest", "load_ranker", "rank", "train", "golden", "numerics")
     LOAD_CATALOGUE_FIELD_NUMBER: _ClassVar[int]
     INGEST_FIELD_NUMBER: _ClassVar[int]
     LOAD_RANKER_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     GOLDEN_FIELD_NUMBER: _ClassVar[int]
+    NUMERICS_FIELD_NUMBER: _ClassVar[int]
     load_catalogue: bytes
     ingest: IngestRequest
     load_ranker: LoadRanker
     rank: RankRequest
     train: TrainRequest
     golden: GoldenRequest
-    def __init__(self, load_catalogue: _Optional[bytes] = ..., ingest: _Optional[_Union[IngestRequest, _Mapping]] = ..., load_ranker: _Optional[_Union[LoadRanker, _Mapping]] = ..., rank: _Optional[_Union[RankRequest, _Mapping]] = ..., train: _Optional[_Union[TrainRequest, _Mapping]] = ..., golden: _Optional[_Union[GoldenRequest, _Mapping]] = ...) -> None: ...
+    numerics: bytes
+    def __init__(self, load_catalogue: _Optional[bytes] = ..., ingest: _Optional[_Union[IngestRequest, _Mapping]] = ..., load_ranker: _Optional[_Union[LoadRanker, _Mapping]] = ..., rank: _Optional[_Union[RankRequest, _Mapping]] = ..., train: _Optional[_Union[TrainRequest, _Mapping]] = ..., golden: _Optional[_Union[GoldenRequest, _Mapping]] = ..., numerics: _Optional[bytes] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("failure", "loaded_catalogue", "ingest", "loaded_ranker", "rank", "train", "golden")
+    __slots__ = ("failure", "loaded_catalogue", "ingest", "loaded_ranker", "rank", "train", "golden", "numerics")
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     LOADED_CATALOGUE_FIELD_NUMBER: _ClassVar[int]
     INGEST_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +34,7 @@ class Reply(_message.Message):
     RANK_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     GOLDEN_FIELD_NUMBER: _ClassVar[int]
+    NUMERICS_FIELD_NUMBER: _ClassVar[int]
     failure: Failure
     loaded_catalogue: LoadedCatalogue
     ingest: IngestReply
@@ -39,7 +42,8 @@ class Reply(_message.Message):
     rank: RankReply
     train: TrainReply
     golden: GoldenReply
-    def __init__(self, failure: _Optional[_Union[Failure, _Mapping]] = ..., loaded_catalogue: _Optional[_Union[LoadedCatalogue, _Mapping]] = ..., ingest: _Optional[_Union[IngestReply, _Mapping]] = ..., loaded_ranker: _Optional[_Union[LoadedRanker, _Mapping]] = ..., rank: _Optional[_Union[RankReply, _Mapping]] = ..., train: _Optional[_Union[TrainReply, _Mapping]] = ..., golden: _Optional[_Union[GoldenReply, _Mapping]] = ...) -> None: ...
+    numerics: bytes
+    def __init__(self, failure: _Optional[_Union[Failure, _Mapping]] = ..., loaded_catalogue: _Optional[_Union[LoadedCatalogue, _Mapping]] = ..., ingest: _Optional[_Union[IngestReply, _Mapping]] = ..., loaded_ranker: _Optional[_Union[LoadedRanker, _Mapping]] = ..., rank: _Optional[_Union[RankReply, _Mapping]] = ..., train: _Optional[_Union[TrainReply, _Mapping]] = ..., golden: _Optional[_Union[GoldenReply, _Mapping]] = ..., numerics: _Optional[bytes] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "kind", "message")
