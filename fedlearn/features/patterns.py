@@ -86,6 +86,7 @@ _RATINGS = tuple(
         rf"(?:at least|above|over|minimum|不低于|高于|至少) ?(?:a )?{_TENTH}(?! ?{_NOT_STARS})",
     )
 )
+_DIGIT = re.compile(r"\d")
 _RATING_CEILING = re.compile(r" ?(?:分|stars?)? ?(?:以下|以内|or (?:lower|below|less))")
 _WELL_RATED = re.compile(
     _any(
@@ -164,12 +165,13 @@ class Wishes:
 def read_wishes(text: str) -> Wishes:
     """Read a normalised text; where it names a thing twice, the later one counts (people change their minds)."""
     plain = in_digits(text)
+    numbers = _DIGIT.search(plain) is not None  # without a digit most patterns need not be tried
     return Wishes(
-        price=_price(plain),
+        price=_price(plain) if numbers else None,
         price_level=_price_level(plain),
         free=_FREE.search(plain) is not None,
-        rating=_rating(plain),
-        hours=read_hours(plain),
+        rating=_rating(plain, numbers),
+        hours=read_hours(plain) if numbers else None,
         near=_NEAR.search(plain) is not None,
     )
 
@@ -221,10 +223,10 @@ def _price_level(text: str) -> float | None:
     return max(found)[1] if found else None
 
 
-def _rating(text: str) -> float | None:
+def _rating(text: str, numbers: bool) -> float | None:
     found = [
         (m.start(1), float(m[1]))
-        for pattern in _RATINGS
+        for pattern in (_RATINGS if numbers else ())
         for m in pattern.finditer(text)
         if not _RATING_CEILING.match(text, m.end(1)) and float(m[1]) <= 5.0
     ]

@@ -99,14 +99,16 @@ class Mechanism(_message.Message):
     def __init__(self, factorization: _Optional[str] = ..., noise_multiplier: _Optional[float] = ..., l2_clip_norm: _Optional[float] = ..., grid_step: _Optional[float] = ..., steps: _Optional[int] = ..., min_separation: _Optional[int] = ..., max_participations: _Optional[int] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("digest", "offset", "max_bytes")
+    __slots__ = ("digest", "offset", "max_bytes", "padding")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     digest: bytes
     offset: int
     max_bytes: int
-    def __init__(self, digest: _Optional[bytes] = ..., offset: _Optional[int] = ..., max_bytes: _Optional[int] = ...) -> None: ...
+    padding: bytes
+    def __init__(self, digest: _Optional[bytes] = ..., offset: _Optional[int] = ..., max_bytes: _Optional[int] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class FetchReply(_message.Message):
     __slots__ = ("data", "total")

@@ -89,7 +89,8 @@ CREATE TABLE egress (
     sha256 BLOB NOT NULL,
     state TEXT NOT NULL,              -- prepared, sent, acknowledged, failed, destroyed
     body BLOB,                        -- NULL once no longer kept
-    expires REAL NOT NULL             -- of the task: a prepared upload is not sent after it
+    expires REAL NOT NULL,            -- of the task: a prepared upload is not sent after it
+    basis TEXT NOT NULL DEFAULT ''    -- of an upload: digest of the streams it was made from; void when they change
 );
 
 CREATE TABLE runs (

@@ -1,0 +1,1 @@
+"""Linux defaults of the hooks."""
