@@ -1,8 +1,8 @@
 """``FakeGateway``: the other end of ``Transport``, in memory.
 
-It speaks ``gateway.proto`` bytes as the real one will, hands out signed tasks of one run step by step, and keeps every
-request's bytes so that a test can search them for what must not leave. It can be told to misbehave: ``fail_next`` for one
-of the ``Fault`` kinds, ``alter`` for any lie in a task. ::
+It speaks ``gateway.proto`` bytes, hands out signed tasks of one run step by step, and keeps every
+request's bytes so that a test can search them for what must not leave. It can be told to misbehave: ``fail_next`` for
+one of the ``Fault`` kinds, ``alter`` for any lie in a task. ::
 
     gateway = FakeGateway(plan, weights, signing_key, clock_rng=FakeClock())
     gateway.fail_next(Method.UPLOAD, Fault.REPLY_LOST)

@@ -81,7 +81,7 @@ class DeviceTask(_message.Message):
     def __init__(self, version: _Optional[int] = ..., run_id: _Optional[str] = ..., population: _Optional[str] = ..., purpose: _Optional[str] = ..., recipient: _Optional[str] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., plan_digest: _Optional[bytes] = ..., weights_digest: _Optional[bytes] = ..., token: _Optional[bytes] = ..., issued_ms: _Optional[int] = ..., expires_ms: _Optional[int] = ..., round_size: _Optional[int] = ..., mechanism: _Optional[_Union[Mechanism, _Mapping]] = ..., shuffle_seed: _Optional[int] = ...) -> None: ...
 
 class Mechanism(_message.Message):
-    __slots__ = ("factorization", "noise_multiplier", "l2_clip_norm", "grid_step", "steps", "min_separation", "max_participations")
+    __slots__ = ("factorization", "noise_multiplier", "l2_clip_norm", "grid_step", "steps", "min_separation", "max_participations", "kind")
     FACTORIZATION_FIELD_NUMBER: _ClassVar[int]
     NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
     L2_CLIP_NORM_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +89,7 @@ class Mechanism(_message.Message):
     STEPS_FIELD_NUMBER: _ClassVar[int]
     MIN_SEPARATION_FIELD_NUMBER: _ClassVar[int]
     MAX_PARTICIPATIONS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     factorization: str
     noise_multiplier: float
     l2_clip_norm: float
@@ -96,7 +97,8 @@ class Mechanism(_message.Message):
     steps: int
     min_separation: int
     max_participations: int
-    def __init__(self, factorization: _Optional[str] = ..., noise_multiplier: _Optional[float] = ..., l2_clip_norm: _Optional[float] = ..., grid_step: _Optional[float] = ..., steps: _Optional[int] = ..., min_separation: _Optional[int] = ..., max_participations: _Optional[int] = ...) -> None: ...
+    kind: str
+    def __init__(self, factorization: _Optional[str] = ..., noise_multiplier: _Optional[float] = ..., l2_clip_norm: _Optional[float] = ..., grid_step: _Optional[float] = ..., steps: _Optional[int] = ..., min_separation: _Optional[int] = ..., max_participations: _Optional[int] = ..., kind: _Optional[str] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
     __slots__ = ("digest", "offset", "max_bytes", "padding")

@@ -9,7 +9,8 @@ CREATE TABLE streams (
     name TEXT NOT NULL,
     data_type TEXT NOT NULL,
     key_alias TEXT NOT NULL UNIQUE,   -- a new one after each withdrawal
-    wrapped_key BLOB NOT NULL,
+    wrapped_key BLOB NOT NULL,        -- empty until the first signal is kept
+    first_row INTEGER NOT NULL,       -- rows before it were sealed under a key that is destroyed: they do not exist
     restricted TEXT NOT NULL,         -- JSON list of purposes the app withholds
     registered REAL NOT NULL,
     UNIQUE (app, name)
@@ -17,7 +18,7 @@ CREATE TABLE streams (
 
 -- body: a Said or a catalogue key, sealed with AES-256-GCM under the stream's key
 CREATE TABLE signals (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: streams.first_row relies on it
     stream INTEGER NOT NULL REFERENCES streams(id),
     mark BLOB NOT NULL,               -- keyed hash of the app's signal id: counts once
     time REAL NOT NULL,
@@ -106,7 +107,9 @@ CREATE TABLE runs (
 
 -- this phone's own parameters, sealed under a KeyStore key of their own; destroyed with the data they came from
 CREATE TABLE private_parameters (
-    plan TEXT PRIMARY KEY,
+    plan TEXT PRIMARY KEY,            -- digest of the plan
+    purpose TEXT NOT NULL,            -- of the plan: a withdrawal from this purpose and recipient destroys them
+    recipient TEXT NOT NULL,
     key_alias TEXT NOT NULL,
     wrapped_key BLOB NOT NULL,
     body BLOB NOT NULL
