@@ -2,8 +2,8 @@
 
 A distribution adds a sub-command with an entry point in the group ``fedlearn.commands`` that names a function
 ``(arguments: Sequence[str]) -> int`` (its exit status). Exit status: 0 done, 1 a run or round failed (an
-audit warns, a published figure is not reproduced), 2 bad input, 3 refused by the privacy budget or the ledger (an audit
-alarms, a record is rejected), 130 interrupted.
+audit warns, a published figure is not reproduced), 2 bad input, 3 refused by the privacy budget, the ledger or
+a signature (an audit alarms, a record is rejected), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from fedlearn.errors import (
     FedlearnError,
     LedgerError,
     MissingDependency,
+    PolicyInvalid,
     PrivacyError,
     ResumeRefused,
     RunDirectoryInUse,
     RunInterrupted,
+    TrustError,
 )
 
 COMMANDS = "fedlearn.commands"
@@ -38,6 +40,8 @@ SUMMARIES = {
     "init": "copy an editable set of configs: fedlearn init DIR",
     "plan": "what a guarantee costs before anything is trained: noise, choices, days",
     "audit": "does the private path leak more than is claimed? canaries and probes",
+    "policy": "write, check, sign and show the rules of a population: fedlearn policy lint FILE",
+    "export": "signed task bundle for phones from a run",
     "ledger": "make, show and check a privacy ledger: fedlearn ledger verify RUN",
     "bench": "measurements as ratios inside one run",
 }
@@ -67,7 +71,9 @@ def exit_status(error: FedlearnError) -> int:
         return 2
     if isinstance(error, RunDirectoryInUse | ResumeRefused):
         return 2
-    return 3 if isinstance(error, PrivacyError | LedgerError) else 1
+    if isinstance(error, PolicyInvalid):
+        return 2
+    return 3 if isinstance(error, PrivacyError | LedgerError | TrustError) else 1
 
 
 def _parser(commands: dict[str, EntryPoint]) -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from absl import logging as absl_logging
 # Before torch and Flower are imported by any test: one thread a worker, no usage report.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 

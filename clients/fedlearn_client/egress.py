@@ -1,8 +1,8 @@
 """Everything that leaves the phone, written down before it does.
 
 A request is *prepared* (durable, with its exact bytes), then *sent* (durable before the first byte is handed to the
-``Transport``), then *acknowledged* (a reply arrived) or *failed*. So ``prepared`` has surely not left, ``sent`` may have
-left, and nothing leaves without an entry. What was prepared and may no longer leave is *destroyed*.
+``Transport``), then *acknowledged* (a reply arrived) or *failed*. So ``prepared`` has surely not left, ``sent`` may
+have left, and nothing leaves without an entry. What was prepared and may no longer leave is *destroyed*.
 
 Bodies are kept for 30 days, those of uploads only as long as the consent they came under; sizes and digests stay.
 """
@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from fedlearn.errors import StoreFailed
 from fedlearn_client.hooks import ClockAndRng, Method
 
 if TYPE_CHECKING:
@@ -89,12 +88,12 @@ class EgressLog:
         method: Method,
         purpose: str,
         recipient: str,
+        *,
         run_id: str,
         step: int,
         body: bytes,
         expires: float,
         connection: Connection | None = None,
-        *,
         basis: str = "",
     ) -> int:
         """Write the entry of a request and return its id.
@@ -115,40 +114,62 @@ class EgressLog:
         """
         if connection is None:
             with self._database.transaction() as own:
-                return self.prepare(method, purpose, recipient, run_id, step, body, expires, own, basis=basis)
+                return self.prepare(
+                    method,
+                    purpose,
+                    recipient,
+                    run_id=run_id,
+                    step=step,
+                    body=body,
+                    expires=expires,
+                    connection=own,
+                    basis=basis,
+                )
         digest = hashlib.sha256(body).digest()
         values = (self._clock_rng.now(), method.value, purpose, recipient, run_id, step, len(body), digest)
         cursor = connection.execute(
-            "INSERT INTO egress (time, method, purpose, recipient, run_id, step, size, sha256, state, body, expires, basis)"
+            "INSERT INTO egress"
+            " (time, method, purpose, recipient, run_id, step, size, sha256, state, body, expires, basis)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*values, State.PREPARED.value, body, expires, basis),
         )
         return int(cursor.lastrowid)
 
-    def mark(self, entry: int, state: State, connection: Connection | None = None) -> None:
-        """Write what became of a request.
+    def depart(self, entry: int, connection: Connection | None = None) -> bool:
+        """Write that a request leaves now, and return True; False where it may not, because it was destroyed.
 
-        An entry only goes forward: ``sent`` is written where it was prepared, or sent before and never acknowledged;
-        ``destroyed`` where it was prepared.
+        Only after True may the first byte be handed to the ``Transport``.
 
         Raises:
-            StoreFailed: there is no such entry in a state that this one may follow. Nothing may leave then.
+            StoreFailed: it could not be written; nothing may leave then.
+        """
+        if connection is None:
+            with self._database.transaction() as own:
+                return self.depart(entry, own)
+        cursor = connection.execute(
+            "UPDATE egress SET state = ? WHERE id = ? AND state IN (?, ?) AND body IS NOT NULL",
+            (State.SENT.value, entry, State.PREPARED.value, State.SENT.value),
+        )
+        return bool(cursor.rowcount == 1)
+
+    def mark(self, entry: int, state: State, connection: Connection | None = None) -> None:
+        """Write what became of a request: acknowledged or failed after it was sent, destroyed where it never was.
+
+        An entry in a state that this one may not follow stays as it is. ``sent`` is ``depart``'s to write.
+
+        Raises:
+            StoreFailed: it could not be written.
         """
         if connection is None:
             with self._database.transaction() as own:
                 self.mark(entry, state, own)
             return
-        before = _BEFORE[state]
-        # a destroyed body is gone; one that left is kept for the owner to read
         gone = ", body = NULL" if state is State.DESTROYED else ""
-        marks = ", ".join("?" for _ in before)
-        cursor = connection.execute(
-            f"UPDATE egress SET state = ?{gone} WHERE id = ? AND state IN ({marks})"  # noqa: S608  # own words only
-            + (" AND body IS NOT NULL" if state is State.SENT else ""),
-            (state.value, entry, *before),
+        before = State.PREPARED if state is State.DESTROYED else State.SENT
+        connection.execute(
+            f"UPDATE egress SET state = ?{gone} WHERE id = ? AND state = ?",  # noqa: S608  # own words only
+            (state.value, entry, before.value),
         )
-        if cursor.rowcount != 1:
-            raise StoreFailed(f"egress.state: entry {entry} can not become {state}; it was destroyed or never written.")
 
     def pending(self) -> list[Entry]:
         """Return uploads that were prepared, or sent and never answered, with their bytes, oldest first."""
@@ -188,12 +209,29 @@ class EgressLog:
         connection.execute(f"UPDATE egress SET body = NULL WHERE {of_pair}", pair)  # noqa: S608
         return int(stopped.rowcount)
 
+    def forget(self, entry: int, connection: Connection | None = None) -> None:
+        """Forget one upload's bytes; it is ``destroyed`` if it had not left, and never sent again either way.
+
+        Raises:
+            StoreFailed: it could not be written.
+        """
+        if connection is None:
+            with self._database.transaction() as own:
+                self.forget(entry, own)
+            return
+        self.mark(entry, State.DESTROYED, connection)
+        connection.execute("UPDATE egress SET body = NULL WHERE id = ?", (entry,))
+
     def expire(self, now: float) -> None:
-        """Forget bodies older than 30 days, and those of uploads whose task expired before they left."""
+        """Forget bodies older than 30 days, and those that can not leave any more; give up uploads never answered."""
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE egress SET state = ?, body = NULL WHERE state = ? AND expires <= ?",
                 (State.DESTROYED.value, State.PREPARED.value, now),
+            )
+            connection.execute(
+                "UPDATE egress SET state = ? WHERE method = ? AND state = ? AND expires <= ?",
+                (State.FAILED.value, Method.UPLOAD.value, State.SENT.value, now),
             )
             connection.execute(
                 "UPDATE egress SET body = NULL WHERE body IS NOT NULL AND time <= ?", (now - KEEP_BODIES_S,)
@@ -207,14 +245,6 @@ class EgressLog:
                     "UPDATE egress SET state = ? WHERE method <> ? AND state = ?",
                     (after.value, Method.UPLOAD.value, before.value),
                 )
-
-
-_BEFORE: Final = {
-    State.SENT: (State.PREPARED.value, State.SENT.value),
-    State.ACKNOWLEDGED: (State.SENT.value,),
-    State.FAILED: (State.PREPARED.value, State.SENT.value),
-    State.DESTROYED: (State.PREPARED.value,),
-}
 
 
 def _entry(row: Any) -> Entry:

@@ -16,20 +16,17 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from fedlearn.device.plan import DevicePlan
 from fedlearn.device.plan_codec import plan_digest
 from fedlearn.device.task import TOKEN_BYTES, DeviceTask
-from fedlearn.device.task_codec import sign_task
+from fedlearn.device.task_codec import Signer, sign_task
 from fedlearn.errors import TransportFailed
 from fedlearn.proto import gateway_pb2 as pb
 from fedlearn_client.hooks import ClockAndRng, Method
-
-if TYPE_CHECKING:
-    from fedlearn.policy.dsse import Signer
 
 DAY: Final = 86_400.0
 

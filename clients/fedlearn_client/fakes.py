@@ -1,8 +1,7 @@
 """One fake of each hook, for tests of the runtime and for porters who replace the hooks one at a time.
 
 Each behaves as ``hooks`` asks (``tests/conformance/hook_conformance.py`` is run on them) and can be set by hand. None
-touches the disk, the network or the machine's clock. ``FakeGateway``, the other end of ``Transport``, is in
-``fake_gateway``.
+touches the disk, the network or the machine's clock. The fake ``Transport`` is ``FakeGateway`` (in ``fake_gateway``).
 """
 
 from __future__ import annotations
@@ -20,7 +19,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedlearn.errors import CallerRefused, StoreFailed
+from fedlearn_client.fake_gateway import FakeGateway, Fault
 from fedlearn_client.hooks import Caller, ConditionsNow, Occasion, Thermal
+
+__all__ = [
+    "FIT",
+    "AuditEvent",
+    "FakeAttestation",
+    "FakeAuditSink",
+    "FakeCallers",
+    "FakeClock",
+    "FakeConditions",
+    "FakeExamples",
+    "FakeGateway",
+    "FakeKeyStore",
+    "Fault",
+    "KeyStoreImage",
+]
 
 FIT: Final = ConditionsNow(charging=True, idle=True, unmetered=True, battery=1.0, thermal=Thermal.NONE)
 """A phone that may train."""

@@ -6,7 +6,6 @@ import re
 from typing import Final
 
 STREAM_NAME: Final = re.compile(r"[a-z0-9._-]{1,64}")
-STREAMS_PER_APP: Final = 16
 FEEDBACK_STREAM: Final = "feedback"
 """Stream of an app's choices that arrive as feedback; registered by the first one, for choices only."""
 

@@ -30,12 +30,11 @@ from typing import Final
 from fedlearn.errors import CallerRefused, ConfigError
 
 LONGEST_PATH: Final = 107  # of sun_path, the terminating zero left out
-_LONGEST_PLAIN: Final = re.compile(r"/[A-Za-z0-9._+@/-]+")
-_NAME: Final = len("/4294967295-2147483647-18446744073709551615")
+_LONGEST_NAME: Final = len("/4294967295-2147483647-4294967295")
 _CHUNK: Final = 64 * 1024
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
-_PLAIN: Final = re.compile(r"/[A-Za-z0-9._+@/-]+")
-_NAME: Final = re.compile(r"(0|[1-9][0-9]{0,9})-(0|[1-9][0-9]{0,9})-([1-9][0-9]{0,19})")
+_PLAIN: Final = re.compile(r"/[A-Za-z0-9._/-]+")
+_NAME: Final = re.compile(r"(0|[1-9][0-9]{0,9})-(0|[1-9][0-9]{0,9})-(0|[1-9][0-9]{0,9})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +215,7 @@ class Relay:
             self._selector.register(end, selectors.EVENT_READ, connection)
 
     def _reach_server(self, pid: int, uid: int) -> socket.socket:
-        self._served += 1
+        self._served = (self._served + 1) % 2**32
         name = private_directory(self._public) / f"{uid & 0xFFFFFFFF}-{max(pid, 0)}-{self._served}"
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -304,7 +303,7 @@ def _pump(link: _Link) -> bool:
 
 def _require_short(public: Path) -> None:
     if not _PLAIN.fullmatch(str(public)):  # what gRPC would quote in context.peer() is not worth unquoting
-        raise ConfigError(f"socket={public}: must be an absolute path of letters, digits and the signs . _ - + @ /.")
+        raise ConfigError(f"socket={public}: must be an absolute path of letters, digits and . _ - /")
     longest = len(os.fsencode(private_directory(public))) + _LONGEST_NAME
     if longest > LONGEST_PATH:
         raise ConfigError(

@@ -14,6 +14,9 @@ from fedlearn.proto import gateway_pb2 as pb
 from fedlearn_client.hooks import Method
 
 PROTOCOL_VERSION: Final = 1
+OUTCOMES: Final = frozenset(
+    {pb.UploadReply.OUTCOME_ACCEPTED, pb.UploadReply.OUTCOME_LATE, pb.UploadReply.OUTCOME_REJECTED}
+)
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 SIZE_CLASSES: Final = (256, KIB, 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB)
@@ -93,10 +96,10 @@ def read_fetch(data: bytes) -> pb.FetchReply:
 
 
 def read_upload(data: bytes) -> pb.UploadReply:
-    """Return the reply to Upload; raise TransportFailed for what is none, or says nothing."""
+    """Return the reply to Upload; raise TransportFailed for what is none, or has no outcome that is known here."""
     reply = _read(data, pb.UploadReply, MAX_UPLOAD_REPLY_BYTES)
-    if reply.outcome == pb.UploadReply.OUTCOME_UNSPECIFIED:
-        raise TransportFailed("UploadReply.outcome is absent.")
+    if reply.outcome not in OUTCOMES:
+        raise TransportFailed("UploadReply.outcome is absent or unknown; update the runtime.")
     return reply
 
 

@@ -1,6 +1,6 @@
 """The container of bundles: a ZIP file with exactly one way to write it.
 
-Files are stored uncompressed, in name order, with fixed times and attributes, so any unzip opens it and equal files give
+Files are stored uncompressed, in name order, with fixed times and attributes: any unzip opens it, and equal files give
 equal bytes. The reader walks the local headers, writes the archive again from what it found, and compares: there is no
 byte that it does not account for. ``zipfile`` is not used, because it reads far more than this (ZIP64, comments,
 several directories) and because what it writes may change with Python's version.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Final, TypeVar
 
 from fedlearn.errors import BundleRefused
@@ -14,6 +15,7 @@ MOST_LIST: Final = 100_000
 BIGGEST_INT: Final = 2**53 - 1  # what every JSON reader holds exactly
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _VERSION: Final = re.compile(r"(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){0,3}\Z")
 
 T = TypeVar("T")
@@ -95,7 +97,7 @@ def checked_text(value: object, path: str, *, empty: bool = False, most: int = M
     """Return ``value`` if it is a text of at most ``most`` code points without control characters."""
     if not isinstance(value, str) or len(value) > most or not (value or empty):
         raise BundleRefused(f"{path}: must be a text of {0 if empty else 1}..{most} characters.")
-    if not value.isprintable():
+    if _CONTROL.search(value):
         raise BundleRefused(f"{path}: must have no control characters.")
     return value
 
@@ -129,7 +131,7 @@ def version_key(version: str) -> tuple[int, ...]:
 
 def require_sorted(names: tuple[str, ...], path: str) -> None:
     """Refuse names that are not in strictly rising order of their code points."""
-    if any(later <= earlier for earlier, later in zip(names, names[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(names)):
         raise BundleRefused(f"{path}: names must be sorted, each once.")
 
 

@@ -21,6 +21,8 @@ from fedlearn.privacy.factorization import (
 KINDS: Final = ("banded", "blt", "gaussian", "independent", "tree")
 MOST_STEPS: Final = 2**31 - 1
 MOST_COEFFICIENTS: Final = 4096
+MOST_NOISE: Final = 1e6
+MOST_CLIP: Final = 1e6
 _HEADROOM: Final = 2.0**62  # fedlearn.privacy.grid: a vector of more steps than this does not fit the grid
 
 
@@ -49,8 +51,8 @@ def mechanism_from_json(body: object, path: str) -> MechanismTerms:
     terms = MechanismTerms(
         kind=fields.text("kind"),
         factorization=_factorization(fields.take("factorization"), fields.path("factorization")),
-        noise_multiplier=fields.number("noise_multiplier", above=0.0),
-        l2_clip_norm=fields.number("l2_clip_norm", above=0.0),
+        noise_multiplier=fields.number("noise_multiplier", above=0.0, most=MOST_NOISE),
+        l2_clip_norm=fields.number("l2_clip_norm", above=0.0, most=MOST_CLIP),
         grid_step=fields.number("grid_step", above=0.0),
         steps=fields.integer("steps", least=1, most=MOST_STEPS),
         min_separation=fields.integer("min_separation", least=1, most=MOST_STEPS),

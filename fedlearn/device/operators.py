@@ -22,13 +22,13 @@ ALLOWED_OPERATORS: Final = frozenset(
     (
         *("Abs", "Add", "And", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Exp"),
         *("Expand", "Gather", "GatherElements", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN", "Less"),
-        *("LessOrEqual", "Log", "MatMul", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "ReduceMax", "ReduceSum"),
-        *("Relu", "Reshape", "ScatterElements", "ScatterND", "Shape", "Slice", "Sqrt", "Squeeze", "Sub", "Sum"),
-        *("Transpose", "Unsqueeze", "Where"),
+        *("LessOrEqual", "Log", "MatMul", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "ReduceMax"),
+        *("ReduceSum", "Relu", "Reshape", "ScatterElements", "ScatterND", "Shape", "Slice", "Sqrt", "Squeeze", "Sub"),
+        *("Sum", "Transpose", "Unsqueeze", "Where"),
     )
 )
-OPSETS: Final = range(17, 25)
-"""Versions of the operator set: older ones lack what the step needs, newer ones were not tried."""
+OPSETS: Final = range(18, 25)
+"""Versions of the operator set: older ones lack what the step needs, newer ones were not tried (see the tests)."""
 
 MOST_NODES: Final = 4096
 MOST_MODEL_BYTES: Final = 16 * 2**20
@@ -112,9 +112,9 @@ def _refuse_node(node: pb.NodeProto, what: str) -> None:
     if not node.op_type or node.overload or node.device_configurations:
         raise BundleRefused(f"{what}: a node has no operator, or is bound to a function or device.")
     for attribute in node.attribute:
-        if attribute.graph or attribute.graphs:
+        if attribute.g or attribute.graphs:
             raise BundleRefused(f"{what}: operator {node.op_type[:64]!r} has a subgraph.")
-        if attribute.type not in _ATTRIBUTES or attribute.ref_attr_name or attribute.others:
+        if attribute.type not in _ATTRIBUTES or attribute.ref_attr_name or attribute.tensors:
             raise BundleRefused(f"{what}: operator {node.op_type[:64]!r} has an attribute of another kind than data.")
         if attribute.HasField("t"):
             _refuse_tensor(attribute.t, what)

@@ -48,7 +48,7 @@ class PrivateSgd:
         return self.noise_multiplier * self.l2_clip_norm
 
 
-def private_local_step(model: Model, learning_rate: float, private: PrivateSgd) -> PrivateStep:
+def private_local_step(model: Model, learning_rate: float | Tensor, private: PrivateSgd) -> PrivateStep:
     """Return the DP-SGD step ``(parameters, batch, mask, noise) -> change``.
 
     ``change = -learning_rate * (sum of clipped gradients + noise_std * noise) / batch_size``. Every argument and result

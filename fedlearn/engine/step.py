@@ -13,7 +13,7 @@ Tensors = Mapping[str, Tensor]
 LocalStep = Callable[[Tensors, Tensors, Tensor], dict[str, Tensor]]
 
 
-def local_step(model: Model, learning_rate: float) -> LocalStep:
+def local_step(model: Model, learning_rate: float | Tensor) -> LocalStep:
     """Return the SGD step ``(parameters, batch, mask) -> change`` with ``change = -learning_rate * gradient``.
 
     Every argument and result has a leading client axis: parameters [C, ...], batch [C, B, ...], mask bool[C, B]. The
@@ -23,7 +23,7 @@ def local_step(model: Model, learning_rate: float) -> LocalStep:
 
     Args:
         model: its ``loss`` is differentiated as it stands.
-        learning_rate: > 0.
+        learning_rate: > 0; a scalar tensor where it is an input of an exported step.
     """
     gradients = torch.func.vmap(torch.func.grad(model.loss))
 

@@ -9,11 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedlearn.errors import OutOfRange
+from fedlearn.policy.document import Policy
+from fedlearn.policy.load import policy_digest, policy_to_json
 
 Scalar = bool | int | float | str
 Options = Mapping[str, Scalar]
 
 
+NO_POLICY = "none"
 PLACE = frozenset({"run", "tracking", "ledger"})
 """Groups that say where a run and its spend are written: they decide no result."""
 
@@ -182,13 +185,6 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyConfig:
-    """The approval an enrolled population needs."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
 class LedgerConfig:
     """Which budget the run spends from.
 
@@ -224,7 +220,7 @@ class OutputConfig:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentConfig:
-    """A whole, validated experiment."""
+    """A whole, validated experiment. ``policy`` is None where nobody set floors (``policy=none``)."""
 
     data: DataConfig
     features: FeaturesConfig
@@ -235,7 +231,7 @@ class ExperimentConfig:
     server_opt: ServerOptConfig
     runtime: RuntimeConfig
     tracking: TrackingConfig
-    policy: PolicyConfig
+    policy: Policy | None
     ledger: LedgerConfig
     evaluation: EvaluationConfig
     run: OutputConfig
@@ -252,6 +248,7 @@ class ExperimentConfig:
 def to_plain(config: ExperimentConfig) -> dict[str, Any]:
     """Return nested dicts and lists, as written to ``config.yaml``."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    plain["policy"] = {"name": NO_POLICY} if config.policy is None else policy_to_json(config.policy)
     return plain
 
 
@@ -266,5 +263,10 @@ def flat_settings(config: ExperimentConfig) -> tuple[tuple[str, str], ...]:
         else:
             leaves.append((prefix, json.dumps(value, ensure_ascii=False)))
 
-    walk("", {key: value for key, value in to_plain(config).items() if key not in PLACE})
+    content = {key: value for key, value in to_plain(config).items() if key not in PLACE}
+    if config.policy is not None:
+        # a record names the policy; its words are in config.yaml
+        policy = config.policy
+        content["policy"] = {"name": policy.name, "version": policy.version, "digest": policy_digest(policy)}
+    walk("", content)
     return tuple(sorted(leaves))

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
-from fedlearn.errors import ConfigError, UnknownSetting
+from fedlearn.errors import ConfigError, PolicyInvalid, UnknownSetting
 from fedlearn.lab.config import (
+    NO_POLICY,
     AdaptiveClipConfig,
     CityData,
     ClientConfig,
@@ -28,7 +29,6 @@ from fedlearn.lab.config import (
     ModelConfig,
     OutputConfig,
     PluginData,
-    PolicyConfig,
     PrivacyConfig,
     RuntimeConfig,
     ServerOptConfig,
@@ -36,7 +36,10 @@ from fedlearn.lab.config import (
     to_plain,
 )
 from fedlearn.lab.schemas import DATA_SCHEMAS, AdaptiveClipSchema, PluginSchema, RootSchema
-from fedlearn.lab.validate import validate
+from fedlearn.lab.validate import unknown, validate
+from fedlearn.policy.decode import field_paths
+from fedlearn.policy.document import Policy
+from fedlearn.policy.load import policy_from_json
 
 
 def from_hydra(config: DictConfig | dict[str, Any]) -> ExperimentConfig:
@@ -66,7 +69,7 @@ def from_hydra(config: DictConfig | dict[str, Any]) -> ExperimentConfig:
         server_opt=ServerOptConfig(**root["server_opt"]),
         runtime=RuntimeConfig(**root["runtime"]),
         tracking=TrackingConfig(**root["tracking"]),
-        policy=PolicyConfig(**root["policy"]),
+        policy=_policy(root["policy"]),
         ledger=_ledger(root["ledger"]),
         evaluation=EvaluationConfig(**{**root["evaluation"], "metrics": tuple(root["evaluation"]["metrics"])}),
         run=OutputConfig(**root["run"]),
@@ -84,7 +87,8 @@ def from_plain(plain: Mapping[str, Any]) -> ExperimentConfig:
 def setting_paths() -> list[str]:
     """Return every dotted key that exists, for hints."""
     data = {f"data.{path}" for schema in (*DATA_SCHEMAS.values(), PluginSchema) for path in _paths(schema)}
-    return sorted({*_paths(RootSchema), *data} - {"data"})
+    policy = {f"policy.{path}" for path in field_paths(Policy)}
+    return sorted({*_paths(RootSchema), *data, *policy} - {"data", "policy"})
 
 
 def load_yaml(path: Path) -> ExperimentConfig:
@@ -174,6 +178,23 @@ def _client(values: dict[str, Any]) -> ClientConfig:
         if value is None:
             raise ConfigError(f"client.example_privacy.{name}=null: private steps need noise and a clip, e.g. 1.0.")
     return ClientConfig(**{**values, "example_privacy": ExamplePrivacyConfig(**example)})
+
+
+def _policy(values: object) -> Policy | None:
+    """Convert the group strictly: a whole policy document, or only the name ``none``."""
+    if not isinstance(values, dict):
+        raise ConfigError("policy must be a policy document, e.g. policy=city, or policy=none.")
+    if "schema" in values:
+        try:
+            return policy_from_json(values)
+        except PolicyInvalid as error:
+            raise PolicyInvalid(f"policy.{error}") from error
+    for key in values:
+        if key != "name":
+            raise UnknownSetting(f"policy.{key} does not exist: Known here: policy.name.")
+    if values.get("name") != NO_POLICY:
+        raise unknown("policy.name", str(values.get("name")), (NO_POLICY,))
+    return None
 
 
 def _ledger(values: dict[str, Any]) -> LedgerConfig:

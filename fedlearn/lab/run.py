@@ -16,6 +16,7 @@ from rich.console import Console
 from fedlearn.errors import RunInterrupted
 from fedlearn.lab import rundir
 from fedlearn.lab.config import ExperimentConfig
+from fedlearn.lab.policy_check import require_allowed
 from fedlearn.lab.prepare import limit_test_users, prepare, splits
 from fedlearn.lab.progress import progress_bars
 from fedlearn.lab.registry import build_metric, build_model
@@ -105,6 +106,7 @@ def _study(config: ExperimentConfig, directory: Path) -> Study:
     study = Study(config, prepared, limited, directory, run_id="")
     for _, training in study.trainings():
         training.calibrate()
+    require_allowed(config, (training.plan for arm, training in study.trainings() if arm.headline))
     return study
 
 

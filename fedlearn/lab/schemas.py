@@ -147,13 +147,6 @@ class TrackingSchema:
 
 
 @dataclass
-class PolicySchema:
-    """The approval an enrolled population needs."""
-
-    name: str = "none"
-
-
-@dataclass
 class LedgerSchema:
     """Which budget the run spends from."""
 
@@ -194,7 +187,7 @@ class RootSchema:
     server_opt: ServerOptSchema = field(default_factory=ServerOptSchema)
     runtime: RuntimeSchema = field(default_factory=RuntimeSchema)
     tracking: TrackingSchema = field(default_factory=TrackingSchema)
-    policy: PolicySchema = field(default_factory=PolicySchema)
+    policy: Any = field(default_factory=lambda: {"name": "none"})  # a whole document, read strictly by fedlearn.policy
     ledger: LedgerSchema = field(default_factory=LedgerSchema)
     evaluation: EvaluationSchema = field(default_factory=EvaluationSchema)
     run: RunSchema = field(default_factory=RunSchema)

@@ -35,7 +35,6 @@ def validate(config: ExperimentConfig) -> None:
     _choice("runtime.name", config.runtime.name, ("in_process", "ray"))
     _choice("runtime.engine", config.runtime.engine, ("vmap", "loop"))
     _choice("tracking.name", config.tracking.name, ("none", "tensorboard", "mlflow"))
-    _choice("policy.name", config.policy.name, ("none",))
     _validate_data(config.data)
     if isinstance(config.data, CityData) and config.data.devices >= 1:
         _validate_size(config, config.data)

@@ -26,7 +26,7 @@ class Request(_message.Message):
     def __init__(self, load_catalogue: _Optional[bytes] = ..., ingest: _Optional[_Union[IngestRequest, _Mapping]] = ..., load_ranker: _Optional[_Union[LoadRanker, _Mapping]] = ..., rank: _Optional[_Union[RankRequest, _Mapping]] = ..., train: _Optional[_Union[TrainRequest, _Mapping]] = ..., golden: _Optional[_Union[GoldenRequest, _Mapping]] = ..., numerics: _Optional[bytes] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("failure", "loaded_catalogue", "ingest", "loaded_ranker", "rank", "train", "golden", "numerics")
+    __slots__ = ("failure", "loaded_catalogue", "ingest", "loaded_ranker", "rank", "train", "golden", "numerics", "ready")
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     LOADED_CATALOGUE_FIELD_NUMBER: _ClassVar[int]
     INGEST_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class Reply(_message.Message):
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     GOLDEN_FIELD_NUMBER: _ClassVar[int]
     NUMERICS_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
     failure: Failure
     loaded_catalogue: LoadedCatalogue
     ingest: IngestReply
@@ -43,7 +44,14 @@ class Reply(_message.Message):
     train: TrainReply
     golden: GoldenReply
     numerics: bytes
-    def __init__(self, failure: _Optional[_Union[Failure, _Mapping]] = ..., loaded_catalogue: _Optional[_Union[LoadedCatalogue, _Mapping]] = ..., ingest: _Optional[_Union[IngestReply, _Mapping]] = ..., loaded_ranker: _Optional[_Union[LoadedRanker, _Mapping]] = ..., rank: _Optional[_Union[RankReply, _Mapping]] = ..., train: _Optional[_Union[TrainReply, _Mapping]] = ..., golden: _Optional[_Union[GoldenReply, _Mapping]] = ..., numerics: _Optional[bytes] = ...) -> None: ...
+    ready: Ready
+    def __init__(self, failure: _Optional[_Union[Failure, _Mapping]] = ..., loaded_catalogue: _Optional[_Union[LoadedCatalogue, _Mapping]] = ..., ingest: _Optional[_Union[IngestReply, _Mapping]] = ..., loaded_ranker: _Optional[_Union[LoadedRanker, _Mapping]] = ..., rank: _Optional[_Union[RankReply, _Mapping]] = ..., train: _Optional[_Union[TrainReply, _Mapping]] = ..., golden: _Optional[_Union[GoldenReply, _Mapping]] = ..., numerics: _Optional[bytes] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ...) -> None: ...
+
+class Ready(_message.Message):
+    __slots__ = ("layers",)
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    layers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, layers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "kind", "message")
@@ -100,14 +108,16 @@ class EarlierChoice(_message.Message):
     def __init__(self, item: _Optional[str] = ..., app: _Optional[str] = ...) -> None: ...
 
 class LoadRanker(_message.Message):
-    __slots__ = ("plan", "infer", "weights")
+    __slots__ = ("plan", "infer", "weights", "private_parameters")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     INFER_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     plan: bytes
     infer: bytes
     weights: bytes
-    def __init__(self, plan: _Optional[bytes] = ..., infer: _Optional[bytes] = ..., weights: _Optional[bytes] = ...) -> None: ...
+    private_parameters: bytes
+    def __init__(self, plan: _Optional[bytes] = ..., infer: _Optional[bytes] = ..., weights: _Optional[bytes] = ..., private_parameters: _Optional[bytes] = ...) -> None: ...
 
 class LoadedRanker(_message.Message):
     __slots__ = ()

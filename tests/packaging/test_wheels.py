@@ -148,7 +148,9 @@ def test_one_version(wheels: dict[str, Path]) -> None:
 
 def test_base_requirements(wheels: dict[str, Path]) -> None:
     assert needs(wheels["fedlearn"]) == {"numpy", "protobuf"}
-    assert needs(wheels["fedlearn_client"]) == {"fedlearn", "numpy"}
+    phone = {"fedlearn", "numpy", "onnxruntime", "grpcio", "sqlcipher3", "cryptography", "securesystemslib", "tabulate"}
+    assert needs(wheels["fedlearn_client"]) == phone
+    assert len(closure(("fedlearn-client",))) <= 16, "what a phone maker must audit"
     assert needs(wheels["fedlearn_server"]) >= {"fedlearn", "flwr", "torch", "grpcio", "sqlalchemy"}
     assert "fedlearn-client" not in needs(wheels["fedlearn_server"])
 
@@ -163,7 +165,14 @@ def test_wheels_hold_their_own_package_only(wheels: dict[str, Path]) -> None:
 def test_package_data_ships(wheels: dict[str, Path]) -> None:
     inside = names(wheels["fedlearn"])
     configs = {path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
-    assert configs == {name.removeprefix("fedlearn/configs/") for name in inside if name.endswith(".yaml")}
+    assert configs == {
+        name.removeprefix("fedlearn/configs/")
+        for name in inside
+        if name.startswith("fedlearn/configs/") and name.endswith(".yaml")
+    }
+    assert {"fedlearn/policy/template.yaml", "fedlearn/proto/device.proto", "fedlearn/proto/gateway.proto"} <= inside
+    phone = names(wheels["fedlearn_client"])
+    assert {"fedlearn_client/store/schema.sql", "fedlearn_client/conformance/guard.json"} <= phone
     assert {"fedlearn/py.typed", "fedlearn/proto/wire.proto", "fedlearn/report/templates/base.html.j2"} <= inside
     assert {f"fedlearn/privacy/coefficients/{mechanism}.json" for mechanism in ("blt", "banded")} <= inside
     assert any(name.endswith("licenses/LICENSE") for name in inside)
@@ -198,20 +207,22 @@ def test_client_wheel_makes_a_contribution(bare: Path, tmp_path: Path) -> None:
     code = """
 import numpy as np
 from fedlearn.clip import clip_l2
+from fedlearn.device.mechanism import MechanismTerms
+from fedlearn.device.task import DeviceTask
 from fedlearn.fold import Fold, FoldTerms
-from fedlearn.task import RoundTask
-from fedlearn.terms import TrainingTerms
+from fedlearn.privacy.factorization import INDEPENDENT
 from fedlearn.types import Level
-from fedlearn.wire import decode_contribution, encode_contribution, task_digest
+from fedlearn.wire import decode_contribution, encode_contribution
 from fedlearn_client.contribution import make_contribution
 
-task = RoundTask(
-    run_id="bare", step=0, attempt=0, seed=0, parameters={"w": np.zeros(3, np.float32)},
-    training=TrainingTerms(1, 16, 0.5, True, 64), l2_clip_norm=1.0, grid_step=2.0**-30,
-    sampling_probability=0.5, round_key=bytes(32),
+mechanism = MechanismTerms("independent", INDEPENDENT, 4.0, 1.0, 2.0**-30, 100, 10, 5)
+task = DeviceTask(
+    run_id="bare", population="town", purpose="train", recipient="operator", step=0, attempt=0,
+    plan_digest="", weights_digest="", token=bytes(16), issued=1.0, expires=2.0, round_size=1000,
+    mechanism=mechanism, shuffle_seed=0, digest=bytes(32),
 )
-sent = encode_contribution(make_contribution(clip_l2(np.array([3.0, 0.0, -4.0]), 1.0), task))
-fold = Fold(FoldTerms(task_digest(task), 3, 1.0, task.grid_step, Level.PHONE))
+sent = encode_contribution(make_contribution(clip_l2(np.array([3.0, 0.0, -4.0]), 1.0), task, 3))
+fold = Fold(FoldTerms(task.digest, 3, 1.0, mechanism.grid_step, Level.PHONE))
 fold.offer(lambda: decode_contribution(sent, 4096))
 total = fold.bounded_sum(0, 1.0)
 shown.extend([str(total.count), str(round(float(np.linalg.norm(total.values)), 6))])
@@ -220,6 +231,24 @@ shown.extend([str(total.count), str(round(float(np.linalg.norm(total.values)), 6
     assert result["shown"] == ["1", "1.0"]
     assert not {name.split(".")[0] for name in result["modules"]} & set(HEAVY)
     assert not [name for name in result["modules"] if name.startswith(("fedlearn.lab", "fedlearn.engine"))]
+
+
+def test_the_daemon_loads_no_numpy(bare: Path, tmp_path: Path) -> None:
+    """The daemon's modules, from the wheels in a bare environment; what computes runs in its worker."""
+    code = """
+import fedlearn_client.cli, fedlearn_client.daemon
+from fedlearn_client.cli import COMMANDS
+import importlib
+for name in COMMANDS:
+    if name not in {"import", "conformance"}:
+        importlib.import_module(f"fedlearn_client.commands.{name.replace('-', '_')}_command")
+shown.append(fedlearn_client.daemon.__file__)
+"""
+    result = loaded(bare, code, tmp_path)
+    assert str(ROOT) + os.sep not in result["shown"][0]
+    tops = {name.split(".")[0] for name in result["modules"]}
+    assert not tops & {*HEAVY, "numpy", "onnxruntime", "yaml", "rich"}
+    assert {"grpc", "sqlcipher3", "cryptography"} <= tops, "the control: it is the daemon that was loaded"
 
 
 def test_a_reviewer_works_without_torch(reviewers: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import struct
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +17,10 @@ from fedlearn.features import CatalogueIndex, make_query, make_query_from, read_
 from fedlearn.features.patterns import Wishes
 from fedlearn.features.said import MAX_SAID_BYTES, Said, Word, round_wishes
 from fedlearn.lab.city import City, CityConfig
+from fedlearn.lab.data.crosswoz import CrossWoz
 from fedlearn.signals import Direction, Session
+
+ROOT = Path(os.environ.get("FEDLEARN_DATA_ROOT", Path(__file__).parents[2].parent / "shared" / "data"))
 
 
 def _load(name: str) -> ModuleType:
@@ -61,6 +66,16 @@ def test_a_city_through_bytes_gives_the_queries_of_the_slow_oracle() -> None:
             assert through_bytes(session, index) == expected
             seen += 1
     assert seen > 100
+
+
+@pytest.mark.skipif(not (ROOT / "crosswoz" / "val.json.zip").exists(), reason="set FEDLEARN_DATA_ROOT")
+@pytest.mark.parametrize("domain", ["restaurant", "attraction", "hotel"])
+def test_real_dialogues_through_bytes_give_the_queries_of_the_slow_oracle(domain: str) -> None:
+    data = CrossWoz(ROOT, domain)
+    index = CatalogueIndex.build(data.catalogue)
+    for device in islice(data.devices(), 100):
+        for session in device.sessions:
+            assert through_bytes(session, index) == oracle.slow_query(session, index).flat().tobytes()
 
 
 @pytest.mark.parametrize(

@@ -67,11 +67,13 @@ def _read(path: Path) -> dict[str, object]:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise ConfigError(f"callers={path}: cannot be read ({error.strerror}).") from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         found = os.fstat(handle)  # of what was opened, not of what lies at the path now
         if not stat.S_ISREG(found.st_mode) or found.st_uid not in {0, os.geteuid()} or found.st_mode & 0o022:
             raise ConfigError(f"callers={path}: must be a file of root or the daemon's user that others cannot write.")
-        data = file.read(_LARGEST_FILE + 1)
+        data = os.read(handle, _LARGEST_FILE + 1)
+    finally:
+        os.close(handle)
     if len(data) > _LARGEST_FILE:
         raise ConfigError(f"callers={path}: larger than 1 MiB.")
     try:

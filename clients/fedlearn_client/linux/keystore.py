@@ -1,7 +1,7 @@
 """``KeyStore`` on plain Linux: one file a key, in a directory of the daemon's own user.
 
-What it promises: a key file is whole or absent after any crash; nobody but the owner of the directory (and root) reads it;
-``destroy`` returns when the file is overwritten, removed, and both are on the disk. What it does not promise: flash
+What it promises: a key file is whole or absent after any crash; nobody but the owner of the directory (and root) reads
+it; ``destroy`` returns when the file is overwritten, removed, and both are on the disk. What it does not promise: flash
 memory and journaling or copying file systems may keep an older copy of a block that no program can reach to overwrite,
 and a backup of the directory keeps whatever it copied. A phone with a secure element puts its keys there instead.
 """

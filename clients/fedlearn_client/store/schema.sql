@@ -59,15 +59,18 @@ CREATE TABLE receipts (
 
 -- append-only and chained; never deleted, by no withdrawal
 CREATE TABLE participations (
-    id INTEGER PRIMARY KEY,
-    run_id TEXT NOT NULL,
-    step INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY,           -- 1, 2, 3, ...
+    kind TEXT NOT NULL,               -- participation; seen: a run at first sight; lost, clock: see docs/device-budget.md
+    recipient TEXT NOT NULL,
+    run_id TEXT NOT NULL,             -- with its recipient, names the run; "" of lost and clock
+    step INTEGER NOT NULL,            -- of seen: b steps are waited from here, or -1
     attempt INTEGER NOT NULL,
     purpose TEXT NOT NULL,
-    mechanism TEXT NOT NULL,          -- canonical JSON of the terms
+    mechanism TEXT NOT NULL,          -- canonical JSON of what every task of the run says; of lost, of what is known
     count INTEGER NOT NULL,           -- participations charged for the run so far, assumed ones included
     rho REAL NOT NULL,                -- zCDP of the run so far
     time REAL NOT NULL,
+    nonce BLOB NOT NULL,              -- random: no two copies of the store go on alike
     previous BLOB NOT NULL,
     digest BLOB NOT NULL
 );

@@ -1,0 +1,153 @@
+"""Settings of the daemon: one TOML file, every key known, every value in range. ::
+
+directory = "/var/lib/fedlearn"
+socket = "/run/fedlearn/device.sock"
+callers = "/etc/fedlearn/callers.toml"
+root_keys = ["8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c"]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fedlearn.errors import ConfigError, OutOfRange, UnknownSetting
+
+_LARGEST_FILE: Final = 64 * 1024
+_ROOT_KEY: Final = re.compile(r"[0-9a-f]{64}")
+_MOST_ROOT_KEYS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where things lie and how much is allowed.
+
+    Args:
+        directory: of the daemon's state, mode 0700, absolute; holds the encrypted store.
+        socket: that apps connect to, absolute.
+        callers: uid table (``linux.callers``), absolute.
+        root_keys: the phone maker's Ed25519 root keys, 64 lower-case hexadecimal digits each; 1 to 8.
+        keys: directory of the Linux KeyStore, or None: ``keys`` beside the store. Keep it out of backups.
+        log: file of the Linux AuditSink, or None: ``log.jsonl`` in ``directory``.
+        unmetered: network interfaces that cost nothing, e.g. ``["wlan0"]``.
+        recommend_rate: rankings and feedback of one app, a second, on average, > 0.
+        recommend_burst: at once, >= 1.
+        store_max_bytes: the store grows no larger, >= 32 MiB.
+        connections: to the socket at a time, 1..1024.
+        connections_per_uid: of one app, 1..connections.
+        train: whether the scheduler runs; without it rounds run by Runtime.TrainNow alone.
+        egress_hold_s: a prepared upload waits so long before it leaves, for the owner to read it, 0..86400.
+        allow_weak_sandbox: go on where the kernel cannot confine the worker. For development only.
+
+    Raises:
+        OutOfRange: names the setting.
+    """
+
+    directory: Path
+    socket: Path
+    callers: Path
+    root_keys: tuple[str, ...]
+    keys: Path | None = None
+    log: Path | None = None
+    unmetered: tuple[str, ...] = ()
+    recommend_rate: float = 10.0
+    recommend_burst: int = 20
+    store_max_bytes: int = 256 * 1024 * 1024
+    connections: int = 64
+    connections_per_uid: int = 4
+    train: bool = True
+    egress_hold_s: float = 0.0
+    allow_weak_sandbox: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("directory", "socket", "callers", "keys", "log"):
+            path = getattr(self, name)
+            if path is not None and not path.is_absolute():
+                raise OutOfRange(f"{name}={path}: must be an absolute path.")
+        if not 1 <= len(self.root_keys) <= _MOST_ROOT_KEYS or len(set(self.root_keys)) != len(self.root_keys):
+            raise OutOfRange(f"root_keys: list 1 to {_MOST_ROOT_KEYS} keys, none twice.")
+        for position, key in enumerate(self.root_keys):
+            if not _ROOT_KEY.fullmatch(key):
+                raise OutOfRange(f"root_keys[{position}]: must be 64 lower-case hexadecimal digits.")
+        self._within("recommend_rate", 0.01, 10_000)
+        self._within("recommend_burst", 1, 10_000)
+        self._within("store_max_bytes", 32 * 1024 * 1024, 2**40)
+        self._within("connections", 1, 1024)
+        self._within("egress_hold_s", 0, 86_400)
+        self._within("connections_per_uid", 1, self.connections)
+
+    def _within(self, name: str, least: float, most: float) -> None:
+        value = getattr(self, name)
+        if not (math.isfinite(value) and least <= value <= most):
+            raise OutOfRange(f"{name}={value}: must be {least:g} to {most:g}.")
+
+    @property
+    def key_directory(self) -> Path:
+        """Where the Linux KeyStore lies."""
+        return self.directory / "keys" if self.keys is None else self.keys
+
+    @property
+    def log_file(self) -> Path:
+        """Where the Linux AuditSink writes."""
+        return self.directory / "log.jsonl" if self.log is None else self.log
+
+
+def load_settings(path: Path) -> Settings:
+    """Read a settings file.
+
+    Raises:
+        UnknownSetting: a key that does not exist.
+        OutOfRange: a value of the wrong type or outside its range.
+        ConfigError: no such file, or not TOML; or a required key is absent.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"settings={path}: cannot be read ({os.strerror(error.errno or 0)}).") from error
+    if len(data) > _LARGEST_FILE:
+        raise ConfigError(f"settings={path}: larger than 64 KiB.")
+    try:
+        table = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"settings={path}: not TOML: {error}") from error
+    return settings_from_table(table)
+
+
+def settings_from_table(table: Mapping[str, Any]) -> Settings:
+    """Return settings from a TOML table; raises as ``load_settings``."""
+    hints = typing.get_type_hints(Settings)
+    fields = {field.name: field for field in dataclasses.fields(Settings)}
+    for name in table:
+        if name not in fields:
+            raise UnknownSetting(f"{name}: is not a setting; there are {', '.join(fields)}.")
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and name not in table:
+            raise ConfigError(f"{name}: must be set.")
+    return Settings(**{name: _converted(name, value, hints[name]) for name, value in table.items()})
+
+
+def _converted(name: str, value: object, kind: Any) -> Any:
+    if isinstance(kind, types.UnionType):  # Path | None; TOML has no null
+        kind = Path
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    words = {Path: "a path", bool: "true or false", float: "a number", int: "a whole number"}
+    raise OutOfRange(f"{name}: must be {words.get(kind, 'a list of texts')}.")
