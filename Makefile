@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: install demo test test-long test-postgres check bench docs clean help
+.PHONY: install demo demo-device test test-long test-postgres check bench docs clean help
 
 PYTHON ?= python3.11
 WORKERS ?= 2
@@ -51,6 +51,9 @@ demo: $(LAB)  ## train on 1,000 simulated phones at epsilon 3, with every contro
 	run=runs/demo-$$(date +%Y%m%d-%H%M%S)-$$$$
 	$(BIN)/fedlearn train experiment=city_quick run.dir=$$run
 	echo "make demo: $$((SECONDS - started)) s, installation not counted. Open $$run/report.html"
+
+demo-device: $(LAB)  ## a phone on this machine: signals, consent, a ranking, a night, a withdrawal
+	@$(BIN)/fedlearn demo-device
 
 test: $(DEV)  ## every test but the long ones (PYTEST_ADDOPTS is respected)
 	@$(BIN)/python -m pytest -n $(WORKERS) --durations=15

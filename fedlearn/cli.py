@@ -42,6 +42,7 @@ SUMMARIES = {
     "audit": "does the private path leak more than is claimed? canaries and probes",
     "policy": "write, check, sign and show the rules of a population: fedlearn policy lint FILE",
     "export": "signed task bundle for phones from a run",
+    "demo-device": "a phone on this machine: consent, a ranking, a night, a withdrawal",
     "ledger": "make, show and check a privacy ledger: fedlearn ledger verify RUN",
     "bench": "measurements as ratios inside one run",
 }
@@ -77,7 +78,7 @@ def exit_status(error: FedlearnError) -> int:
 
 
 def _parser(commands: dict[str, EntryPoint]) -> argparse.ArgumentParser:
-    known = "\n".join(f"  {name:<10}{SUMMARIES.get(name, '')}".rstrip() for name in sorted(commands))
+    known = "\n".join(f"  {name:<12}{SUMMARIES.get(name, '')}".rstrip() for name in sorted(commands))
     parser = argparse.ArgumentParser(
         prog="fedlearn",
         description="Federated learning for cross-app signals.",

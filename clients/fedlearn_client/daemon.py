@@ -19,7 +19,7 @@ import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fedlearn.errors import StoreFailed
 from fedlearn_client import __version__
@@ -68,6 +68,9 @@ from fedlearn_client.store.streams import Streams
 from fedlearn_client.uplink import LocalRound
 from fedlearn_client.withdrawal import Withdrawals
 from fedlearn_client.workers import Workers
+
+if TYPE_CHECKING:
+    from fedlearn_client.services.numerics import NumericsHandler
 
 GRACE_S: Final = 5.0
 TIDY_S: Final = 3600.0
@@ -137,11 +140,13 @@ class Daemon:
     Args:
         settings: where things lie and how much is allowed.
         hooks: what the phone maker brings.
+        also: further sockets, for a ``CallerIdentity`` that tells callers by the socket they use.
     """
 
-    def __init__(self, settings: Settings, hooks: Hooks) -> None:
+    def __init__(self, settings: Settings, hooks: Hooks, also: tuple[Path, ...] = ()) -> None:
         self._settings = settings
         self._hooks = hooks
+        self._sockets = (settings.socket, *also)
         self._life = ExitStack()
         self._ending = threading.Event()
 
@@ -167,24 +172,42 @@ class Daemon:
         settings, hooks = self._settings, self._hooks
         make_private(settings.directory)
         limits = RelayLimits(settings.connections, settings.connections_per_uid)
-        relay = Relay(settings.socket, limits, hooks.clock_rng.monotonic)
-        self._life.callback(relay.stop)
-        relay.prepare()
+        relays = [Relay(public, limits, hooks.clock_rng.monotonic) for public in self._sockets]
+        for relay in relays:
+            self._life.callback(relay.stop)
+            relay.prepare()
         parts = _Parts(settings, hooks, self._life)
         parts.consent.policy_changed()  # finishes destructions, and begins those that a crash kept from beginning
         door = Door(hooks.callers, hooks.audit, Servicers(parts.handlers(), parts.consent))
         self._life.callback(door.close)
         self._life.callback(parts.workers.close)  # a training under way ends, so that the door can close
-        server = Server(door, f"unix:{backend_path(settings.socket)}")
-        self._life.callback(server.stop, GRACE_S)
-        server.start()
-        relay.start()
-        self._life.callback(relay.refuse_new)
+        numerics = self._numerics()
+        for public, relay in zip(self._sockets, relays, strict=True):
+            server = Server(door, f"unix:{backend_path(public)}", numerics)
+            self._life.callback(server.stop, GRACE_S)
+            server.start()
+            relay.start()
+            self._life.callback(relay.refuse_new)
         if settings.train:
             parts.scheduler.start()
         threading.Thread(target=self._tidy, args=(parts.signals,), name="tidy", daemon=True).start()
         give_back()
         hooks.audit.record("started", {"version": __version__, "bundles": len(parts.installed.bundles())})
+
+    def _numerics(self) -> tuple[NumericsHandler, ...]:
+        """Return what answers the conformance kit in a test build: a worker of its own, which no owner's data reaches."""
+        if not self._settings.conformance:
+            return ()
+        from fedlearn_client.services.numerics import NumericsHandler  # noqa: PLC0415 - in no other build
+
+        workers = Workers(
+            self._hooks.clock_rng, allow_weak_sandbox=self._settings.allow_weak_sandbox, numerics=True
+        )
+        handler = NumericsHandler(workers)
+        self._life.callback(handler.close)
+        self._life.callback(workers.close)
+        self._hooks.audit.record("conformance", {"numerics": True})
+        return (handler,)
 
     def _tidy(self, signals: SignalStore) -> None:
         """Delete what has expired, each hour; what has expired is not used before it is deleted either."""

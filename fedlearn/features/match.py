@@ -174,7 +174,9 @@ def _wishes(query: Query, index: CatalogueIndex, out: F32) -> None:
 def _price_fit(low: float, high: float, index: CatalogueIndex) -> F64:
     """1 inside the band; outside it minus the log2 distance to it, -1 at a factor of two; 0 where unknown."""
     price = index.log_price
-    distance = np.maximum(math.log2(low + 1.0) - price, price - math.log2(high + 1.0))
+    # by the function that made log_price: math.log2 may differ in the last bit, and put a price at its bound outside
+    least, most = np.log2(np.array([low, high]) + 1.0)
+    distance = np.maximum(least - price, price - most)
     return _known(np.where(distance <= 0, 1.0, -np.minimum(distance, 1.0)))
 
 

@@ -99,6 +99,7 @@ def damaged(good: bytes, random_source: random.Random) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.timeout(3600)
 def test_fuzzed_frames_crash_nothing_and_memory_does_not_grow() -> None:
     chance = random.Random(20_26)
     good = seeds()
@@ -149,7 +150,9 @@ def test_figures() -> None:
             for turn in range(20)
         ]
         took = sum(chat.measure("Signals/Push", pushes))
-        sys.stdout.write(f"push: {10_000 / took:.0f} messages/s; now {memory(phone)} KiB\n")
+        sys.stdout.write(f"push: {10_000 / took:.0f} messages/s; now {memory(phone)} KiB")
+        time.sleep(8)
+        sys.stdout.write(f", after a quiet while {memory(phone)} KiB\n")
         phone.stop()
         sys.stdout.write(f"start to serving: fresh {cold:.2f} s, again {phone.start():.2f} s; {memory(phone)} KiB\n")
 

@@ -119,7 +119,11 @@ def cases() -> list[dict[str, Any]]:
         "step 0 after a wiped store": {"history": [*took(0), {"event": "store_wiped"}], "task": second},
         "the clock went back": {"history": took(0), "now": NOW - 700, "task": {"step": 10, "issued": NOW - 800}},
         "the clock went back a little": {"history": took(0), "now": NOW - 300, "task": {"step": 10}},
-        "other terms for a known run": {"history": took(0), "mechanism": "blt", "task": {"step": 20}},
+        "other terms for a known run": {
+            "history": took(0, mechanism="independent"),
+            "mechanism": "blt",
+            "task": {"step": 20},
+        },
         "the operator's name on another's plan": {"task": {"recipient": "other-lab"}},
         "another population": {"task": {"population": "village"}},
         "another purpose": {"task": {"purpose": town.RECOMMEND}},
@@ -194,7 +198,7 @@ class Judge:
             self.phone.start(world.EMPTY)
             return
         changes = {"token": f"{number + 1:032x}", **event}
-        mechanism = changes.pop("mechanism", self._mechanism_of_the_past())
+        mechanism = changes.pop("mechanism", self.case.get("mechanism", "independent"))
         task, bundle, status = self._asked(mechanism, changes, {})
         try:
             admission = self._guard().check_task(task, bundle, status, NOW)
@@ -206,10 +210,6 @@ class Judge:
             self.phone.ledger.record(admission, task, connection)
             connection.execute("INSERT INTO tokens VALUES (?, ?)", (task.token, task.expires))
         self.phone.ledger.seal()
-
-    def _mechanism_of_the_past(self) -> str:
-        other = self.case["name"] == "other terms for a known run"
-        return "independent" if other else self.case.get("mechanism", "independent")
 
     def _guard(self) -> Guard:
         return Guard(self.phone.ledger, self.phone.store, self.phone.clock)

@@ -43,7 +43,7 @@ def any_factorization(chance: random.Random, steps: int) -> Factorization:
 class TestSensitivity:
     def test_never_below_the_library_and_close_to_it(self) -> None:
         chance = random.Random(1)
-        for _ in range(1500):
+        for _ in range(700):
             steps = chance.randint(1, 200)
             b = chance.randint(1, steps)
             j = chance.randint(1, most_participations(steps, b))
@@ -82,7 +82,7 @@ class TestSensitivity:
     def test_the_tree_s_bound_is_never_below_the_exact_value(self) -> None:
         chance = random.Random(3)
         loose = []
-        for _ in range(250):
+        for _ in range(150):
             steps = chance.randint(1, 130)
             b = chance.randint(1, steps)
             j = chance.randint(1, most_participations(steps, b))
@@ -152,7 +152,7 @@ class TestRho:
 class TestEpsilon:
     def test_never_below_the_library_nor_the_exact_gaussian(self) -> None:
         chance = random.Random(4)
-        for _ in range(1500):
+        for _ in range(600):
             rho = 10 ** chance.uniform(-10, 5)
             delta = 10 ** chance.choice([chance.uniform(-300, -12), chance.uniform(-12, -0.5)])
             ours, library = zcdp.epsilon(rho, delta), zcdp_epsilon(rho, delta)

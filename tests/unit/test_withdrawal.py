@@ -461,16 +461,18 @@ def test_pushing_and_taking_back_at_once_leaves_nothing_behind(tmp_path: Path) -
     for thread in threads:
         thread.start()
     kept = 0
-    for _ in range(12):
-        phone.grant("chat", CHAT, *RANK)
-        while not phone.read("chat") and not errors:
-            pass
-        kept += len(phone.read("chat"))
-        phone.withdrawals.withdraw("chat", CHAT, *RANK)
-        assert phone.database.rows("SELECT count(*) FROM signals") == [(0,)]
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for _ in range(12):
+            phone.grant("chat", CHAT, *RANK)
+            while not phone.read("chat") and not errors:
+                pass
+            kept += len(phone.read("chat"))
+            phone.withdrawals.withdraw("chat", CHAT, *RANK)
+            assert phone.database.rows("SELECT count(*) FROM signals") == [(0,)]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     assert not errors
     assert kept
     assert phone.database.rows("SELECT count(*) FROM signals") == [(0,)]

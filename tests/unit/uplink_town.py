@@ -64,7 +64,7 @@ GRANT = (town.READING, DataType.CHOICE, town.TRAIN, town.OPERATOR)
 
 
 _bundle = lru_cache(lambda plan, policy: town.signed_bundle(plan, policy=policy))
-_catalogue = lru_cache(lambda: town.signed_catalogue())
+_catalogue = lru_cache(town.signed_catalogue)
 _check = lru_cache(catalogue_check.check_catalogue)
 
 

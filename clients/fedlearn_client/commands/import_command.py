@@ -204,9 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--bundle", type=Path, help="*.task.flb")
     made.add_argument("--catalogue", type=Path, help="*.catalogue.flb")
     made.add_argument("--root-key", action="append", default=[], metavar="HEX", help="the phone maker's root key")
-    made.add_argument(
-        "--chose", default="", metavar="ITEM", help="train as if this was chosen after the last line"
-    )
+    made.add_argument("--chose", default="", metavar="ITEM", help="train as if this was chosen after the last line")
     made.add_argument("--bytes", type=Path, metavar="FILE", help="write the exact bytes that would leave")
     made.add_argument("--push", metavar="STREAM", help="hand the lines to the daemon instead, as the calling app")
     return made

@@ -32,7 +32,7 @@ from fedlearn.policy.roster import Roster, roster_bytes
 from fedlearn.policy.status import Status, status_bytes
 from fedlearn.policy.times import format_time
 from fedlearn_client.conformance.keys import KitKey
-from fedlearn_client.conformance.town import DAY_S, make_policy
+from fedlearn_client.conformance.town import DAY_S, make_policy, version_at
 
 FIXTURES: Final = Path(__file__).parent / "fixtures"
 STATIC: Final = (PLAN, STEP, INFER, WEIGHTS, GOLDEN)
@@ -77,7 +77,7 @@ class Papers:
     def roster(self, root: KitKey | None = None) -> bytes:
         """Return the roster, signed by the root, or by somebody else."""
         made = Roster(
-            version=int(self.now),
+            version=version_at(self.now),
             expires=format_time(self.now + 300 * DAY_S),
             threshold=2,
             approvers=tuple(key.public for key in self.approvers),
@@ -112,7 +112,7 @@ class Papers:
         """Return the catalogue bundle; a good one unless told otherwise."""
         return build_catalogue_bundle(
             catalogue_from_bytes(fixture(CATALOGUE), _LARGEST_CATALOGUE),
-            version=int(self.now),
+            version=version_at(self.now),
             expires=self.now + days * DAY_S,
             signers=self.approvers[:1] if signers is None else signers,
         )
@@ -128,5 +128,5 @@ class Papers:
             stopped: digests that rest.
             signer: somebody else than the roster's status key.
         """
-        made = Status(int(self.now) + number, format_time(self.now - age_s), tuple(stopped), ())
+        made = Status(version_at(self.now) + number, format_time(self.now - age_s), tuple(stopped), ())
         return sign_envelope(STATUS_TYPE, status_bytes(made), [self.keys["status"] if signer is None else signer])

@@ -22,6 +22,7 @@ from fedlearn.policy.document import (
 from fedlearn.policy.times import format_time
 
 DAY_S: Final = 86_400.0
+_YEAR_2020: Final = 1_577_836_800
 
 CHAT: Final = "kit.chat"
 READING: Final = "kit.reading"
@@ -73,8 +74,13 @@ _SOURCES = (
 )
 
 
+def version_at(now: float) -> int:
+    """Return the version of what is issued at ``now``: seconds since 2020, so that it grows from run to run."""
+    return max(1, int(now) - _YEAR_2020)
+
+
 def make_policy(now: float, task_key: str) -> Policy:
-    """Return the policy of the kit, good for 200 days; its version is the time, so that it grows from run to run.
+    """Return the policy of the kit, good for 200 days.
 
     Args:
         now: seconds since the Unix epoch.
@@ -82,7 +88,7 @@ def make_policy(now: float, task_key: str) -> Policy:
     """
     return Policy(
         name="conformance",
-        version=int(now),
+        version=version_at(now),
         expires=format_time(now + 200 * DAY_S),
         population=Population("kit", PopulationKind.ENROLLED, 1000),
         purposes=(

@@ -13,6 +13,7 @@ The file, TOML or JSON by its ending::
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -60,6 +61,27 @@ class CallersFile:
         if found is None:
             raise CallerRefused(f"uid {uid} is not a known caller; the phone maker's callers file must list it.")
         return found
+
+
+class SocketCallers:
+    """One socket a caller: who can open it is that caller. For containers that share a uid, and for demonstrations.
+
+    The file system decides, by mode and owner of the socket's folder; the relay's sockets themselves are open to all.
+
+    Args:
+        callers: public socket -> who uses it.
+    """
+
+    def __init__(self, callers: Mapping[Path, Caller]) -> None:
+        self._callers = dict(callers)
+
+    def caller(self, peer: str) -> Caller:
+        """Return who is behind ``peer``; see ``hooks.CallerIdentity``."""
+        for public, caller in self._callers.items():
+            with contextlib.suppress(CallerRefused):
+                uid_of_peer(peer, public)
+                return caller
+        raise CallerRefused("The connection came through no socket of a known caller.")
 
 
 def _read(path: Path) -> dict[str, object]:

@@ -14,7 +14,10 @@ DATA_TYPES: Final[Mapping[int, DataType]] = {
     pb.DATA_TYPE_MESSAGE_CONTENT: DataType.MESSAGE_CONTENT,
     pb.DATA_TYPE_CHOICE: DataType.CHOICE,
 }
-DATA_TYPE_NUMBERS: Final = {data_type: number for number, data_type in DATA_TYPES.items()}
+DATA_TYPE_NUMBERS: Final = {
+    DataType.MESSAGE_CONTENT: pb.DATA_TYPE_MESSAGE_CONTENT,
+    DataType.CHOICE: pb.DATA_TYPE_CHOICE,
+}
 
 
 def data_type(number: int) -> DataType:

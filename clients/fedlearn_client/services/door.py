@@ -12,7 +12,7 @@ import asyncio
 import threading
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +44,7 @@ _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
 )
 _WATCH_S: Final = 0.2
-_LARGE_BYTES: Final = 256 * 1024
-_SETTLED_S: Final = 2.0
+_QUIET_S: Final = 5.0
 
 Handler = Callable[[Caller, Any], Message]
 
@@ -114,7 +113,7 @@ class Door:
         async def call(data: bytes, context: aio.ServicerContext[bytes, bytes]) -> bytes:
             try:
                 caller = self._admit(method, context.peer(), data)
-                reply = await self._run(method, caller, self._decode(method, data), len(data))
+                reply = await self._run(method, caller, self._decode(method, data))
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller hears a status
                 await self._refuse(method, error, context)
             return reply
@@ -165,21 +164,20 @@ class Door:
             # its own message may quote the bytes
             raise MalformedMessage(f"{method.name}: the bytes are no {method.request.DESCRIPTOR.name}.") from None
 
-    async def _run(self, method: Method, caller: Caller, request: Message, size: int = 0) -> bytes:
+    async def _run(self, method: Method, caller: Caller, request: Message) -> bytes:
         handler = self._servicers.handlers[method.path]
         loop = asyncio.get_running_loop()
         self._under_way[caller.app] += 1
         work = loop.run_in_executor(self._pool, lambda: handler(caller, request).SerializeToString())
         work.add_done_callback(lambda _: self._done(caller))  # also where the caller has long gone
-        if size > _LARGE_BYTES:
-            work.add_done_callback(lambda _: self._give_back_soon(loop))
+        work.add_done_callback(lambda _: self._give_back_soon(loop))
         return await asyncio.shield(work)
 
     def _give_back_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give memory back once the last large request has gone, gRPC's own buffers included."""
+        """Give memory back once it has been quiet for a while, and gRPC has let go of its own buffers too."""
         if self._giving_back is not None:
             self._giving_back.cancel()
-        self._giving_back = loop.call_later(_SETTLED_S, loop.run_in_executor, self._pool, give_back)
+        self._giving_back = loop.call_later(_QUIET_S, loop.run_in_executor, self._pool, give_back)
 
     def _done(self, caller: Caller) -> None:
         self._under_way[caller.app] -= 1
@@ -212,10 +210,12 @@ class Server:
     Args:
         door: what calls go through.
         address: to listen on, e.g. ``unix:/run/fedlearn/device.sock.d/grpc``.
+        also: further handlers; what they serve does not go through the door.
     """
 
-    def __init__(self, door: Door, address: str) -> None:
+    def __init__(self, door: Door, address: str, also: Sequence[grpc.GenericRpcHandler] = ()) -> None:
         self._door = door
+        self._also = tuple(also)
         self._address = address
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -252,7 +252,7 @@ class Server:
     async def _main(self, ready: Future[None]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         server = aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((self._door.handlers(),))
+        server.add_generic_rpc_handlers((self._door.handlers(), *self._also))
         try:
             server.add_insecure_port(self._address)
             await server.start()

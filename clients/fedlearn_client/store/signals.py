@@ -246,7 +246,7 @@ class SignalStore:
     def _may_keep(self, stream: Stream, connection: Connection) -> bool:
         """Whether no destruction came after ``stream`` was read, and consent still stands."""
         row = connection.execute("SELECT key_alias FROM streams WHERE id = ?", (stream.id,)).fetchone()
-        return True
+        return row is not None and row[0] == stream.key_alias and (self._admits is None or self._admits(stream))
 
     def _trimmed(self, counts: dict[int, int], connection: Connection) -> dict[int, int]:
         """Delete what is over a quota, and a hundredth of the quota with it so that counting stays rare."""
