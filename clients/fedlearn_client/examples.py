@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedlearn.policy.document import FEATURE_SOURCE, DataType
 from fedlearn_client.hooks import ClockAndRng, Occasion
-from fedlearn_client.occasions import EARLIER, MESSAGES_S, ChoiceRow, is_of, occasion_at, training_positions
+from fedlearn_client.occasions import EARLIER, MESSAGES, MESSAGES_S, ChoiceRow, is_of, occasion_at, training_positions
 
 if TYPE_CHECKING:
     from fedlearn_client.consent import Consent
@@ -83,7 +83,8 @@ class StoredExamples:
         catalogue = self._catalogue()
 
         def between(after: float, before: float) -> Sequence[bytes]:
-            return [row.body for row in self._signals.read(streams, after, before, catalogue)] if streams else []
+            rows = self._signals.read(streams, after, before, catalogue, MESSAGES) if streams else []
+            return [row.body for row in rows]
 
         return between
 

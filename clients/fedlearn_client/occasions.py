@@ -2,7 +2,8 @@
 
 An *occasion* of training is a choice of an item of the target domain, at time t. Known on it are
 
-- the owner's messages with a time after the previous such choice (or after t - 24 h, if that is later) and before t;
+- the owner's messages with a time after the previous such choice (or after t - 24 h, if that is later) and before t,
+  the newest 200 of them: what bounds the time of a ranking;
 - the newest 50 choices of any domain before t.
 
 *Present* is the same with t = now and nothing chosen. All bounds are exclusive; equal times are in row order.
@@ -17,6 +18,7 @@ from typing import Final
 from fedlearn_client.hooks import EarlierChoice, Occasion
 
 MESSAGES_S: Final = 24 * 3_600.0
+MESSAGES: Final = 200
 EARLIER: Final = 50
 
 
@@ -30,7 +32,7 @@ class ChoiceRow:
 
 
 MessagesBetween = Callable[[float, float], Sequence[bytes]]
-"""Bodies of granted messages with a time strictly between the two, by time and row."""
+"""Bodies of the newest ``MESSAGES`` granted messages with a time strictly between the two, by time and row."""
 
 
 def is_of(domain: str, item: str) -> bool:

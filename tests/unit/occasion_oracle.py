@@ -36,7 +36,7 @@ def _known(rows: list[Row], at: Row | None, time: float, domain: str) -> tuple[l
         if all(one.time > choice.time for choice in earlier_here):
             said.append(one)
     choices = [one for one in ordered if one.kind == "choice" and one.time < time]
-    return said, choices[-50:]
+    return said[-200:], choices[-50:]
 
 
 def training(rows: list[Row], domain: str, now: float, limit: int) -> list[Occasion]:

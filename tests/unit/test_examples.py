@@ -100,6 +100,13 @@ def test_the_newest_fifty_choices(phone, count: int) -> None:
     assert [one.item for one in phone.examples.present(*RANK).earlier] == expected
 
 
+@pytest.mark.parametrize("count", [199, 200, 201, 450])
+def test_the_newest_two_hundred_messages(phone, count: int) -> None:
+    phone.push("chat", [(str(number), NOW - 1_000 + number, f"said {number}".encode()) for number in range(count)])
+    expected = [f"said {number}".encode() for number in range(count)][-200:]
+    assert list(phone.examples.present(*RANK).said) == expected
+
+
 def test_without_a_catalogue_there_is_no_occasion(phone) -> None:
     phone.push("dining", [("1", NOW - 60, b"restaurant:x"), ("2", NOW - 50, b":odd")])
     phone.examples._domain = lambda: ""

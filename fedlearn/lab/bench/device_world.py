@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -13,25 +12,27 @@ from typing import Final
 import numpy as np
 
 from fedlearn.catalogue import Catalogue
-from fedlearn.device.bundle import POLICY, ROSTER, build_bundle
+from fedlearn.device.bundle import POLICY, PRIVATE_STEP, ROSTER, STEP, build_bundle
 from fedlearn.device.catalogue_bundle import build_catalogue_bundle
 from fedlearn.device.catalogue_file import catalogue_bytes
 from fedlearn.device.mechanism import MechanismTerms
 from fedlearn.device.plan import DevicePlan
-from fedlearn.device.plan_codec import plan_digest
+from fedlearn.device.plan_codec import plan_bytes, plan_digest
 from fedlearn.device.task import TOKEN_BYTES, DeviceTask
 from fedlearn.device.task_codec import task_bytes, with_digest
 from fedlearn.errors import OutOfRange
-from fedlearn.export.dev_keys import DevDocuments, dev_status, make_dev_documents
+from fedlearn.export.dev_keys import STATUS_FILE, DevDocuments, make_dev_documents
 from fedlearn.export.files import task_files
-from fedlearn.export.plan import PlanOptions, Trained
+from fedlearn.export.plan import PlanOptions, Trained, columns_of, make_plan, weights_of
+from fedlearn.export.step import step_onnx
 from fedlearn.features import FEATURES
 from fedlearn.features.index import CatalogueIndex
 from fedlearn.features.ingest import read_message
 from fedlearn.features.said import said_bytes
 from fedlearn.lab.city import City, CityConfig
+from fedlearn.lab.configs import packaged_configs
 from fedlearn.models import MatchModel
-from fedlearn.models.base import Model, flatten
+from fedlearn.models.base import Model
 from fedlearn.models.two_tower import TwoTowerModel
 from fedlearn.policy.document import DataType, Policy
 from fedlearn.policy.load import load_policy
@@ -39,7 +40,7 @@ from fedlearn.privacy.factorization import Blt
 from fedlearn.privacy.grid import grid_step
 from fedlearn.proto import worker_pb2 as pb
 from fedlearn.signals import Direction, Message, Session
-from fedlearn.terms import ExamplePrivacy, TrainingTerms
+from fedlearn.terms import TrainingTerms
 
 APP: Final = "maps"
 """Pushes messages and choices, and asks for rankings: one app, since a benchmark may have one user id only."""
@@ -75,7 +76,6 @@ class World:
     restaurants: int
     phones: int
     now: float
-    _documents: list[DevDocuments] = field(default_factory=list, repr=False)
 
     @cached_property
     def city(self) -> City:
@@ -99,8 +99,7 @@ class World:
 
     def status(self) -> bytes:
         """Return a signed status."""
-        self.documents  # noqa: B018 - makes the keys
-        return dev_status(self.folder, self.now)
+        return (self.folder / STATUS_FILE).read_bytes() if self.documents else b""
 
     def sessions(self, count: int) -> list[Session]:
         """Return the first sessions of the city.
@@ -175,20 +174,64 @@ class World:
         signers = self.documents.approvers[:1]
         return build_catalogue_bundle(self.catalogue, version=1, expires=self.now + 30 * DAYS, signers=signers)
 
-    def request(
-        self, trained: Trained, plan: DevicePlan, step: bytes, occasions: Sequence[pb.Occasion]
-    ) -> TrainRequest:
-        """Return what the daemon hands to a worker for one local round."""
-        return TrainRequest(
-            plan,
-            task_for(plan, self.now),
-            pb.TrainRequest(
-                plan=_plan_bytes(plan),
-                step=step,
-                weights=flatten(trained.parameters).astype("<f4").tobytes(),
-                occasions=occasions,
-                sources=SOURCES,
-                task=task_bytes(task_for(plan, self.now)),
-                catalogue=catalogue_bytes(self.catalogue),
-            ),
+    def round(self, model: Model, terms: TrainingTerms, examples: int) -> LocalRound:
+        """Return one local round of a model with its initial weights on the city's first ``examples`` occasions."""
+        trained = self.trained(model, terms)
+        private = terms.example_privacy
+        name = STEP if private is None else PRIVATE_STEP
+        step = step_onnx(model, columns_of(trained), terms.batch_size, private)
+        plan = make_plan(trained, self.documents.policy, PlanOptions(), {name: step})
+        return LocalRound(trained, plan, self._task(plan), step, self.occasions(examples), self.catalogue)
+
+    def _task(self, plan: DevicePlan) -> DeviceTask:
+        return with_digest(
+            DeviceTask(
+                run_id="bench",
+                population=plan.population,
+                purpose=plan.purpose,
+                recipient=plan.recipient,
+                step=0,
+                attempt=0,
+                plan_digest=plan_digest(plan),
+                weights_digest=hashlib.sha256(b"bench").hexdigest(),
+                token=bytes(TOKEN_BYTES),
+                issued=self.now,
+                expires=self.now + 3600.0,
+                round_size=1000,
+                mechanism=plan.mechanism,
+                shuffle_seed=_SHUFFLE_SEED,
+                digest=b"",
+            )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRound:
+    """What a phone is asked to train, on which examples."""
+
+    trained: Trained
+    plan: DevicePlan
+    task: DeviceTask
+    step: bytes = field(repr=False)
+    occasions: list[pb.Occasion] = field(repr=False)
+    catalogue: Catalogue = field(repr=False)
+
+    @property
+    def request(self) -> pb.TrainRequest:
+        """What the daemon hands to a worker."""
+        return pb.TrainRequest(
+            plan=plan_bytes(self.plan),
+            step=self.step,
+            weights=weights_of(self.trained.parameters, self.plan.shared),
+            occasions=self.occasions,
+            sources=SOURCES,
+            task=task_bytes(self.task),
+            catalogue=catalogue_bytes(self.catalogue),
+        )
+
+
+def bench_policy() -> Policy:
+    """Return the city's policy, in which ``APP`` is also a source of messages."""
+    policy = load_policy(packaged_configs() / "policy" / "city.yaml")
+    chat = next(one for one in policy.sources if one.data_type is DataType.MESSAGE_CONTENT)
+    return replace(policy, sources=(*policy.sources, replace(chat, app=APP, owner="The maps app's maker")))

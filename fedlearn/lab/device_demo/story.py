@@ -156,9 +156,8 @@ class Story:
         statement = json.loads(reply.receipt.statement)
         receipt = Receipt(reply.receipt.statement, reply.receipt.signature, reply.receipt.public_key)
         verify_receipt(receipt)
-        self._say(
-            f"signals kept: {before} before, {self._kept()} after; {took * 1000:.0f} ms. The receipt, whose signature holds:"
-        )
+        self._say(f"signals kept: {before} before, {self._kept()} after; {took * 1000:.0f} ms.")
+        self._say("The receipt, whose signature holds:")
         self.console.print_json(json.dumps(statement))
         self._say(f"the surface's next ranking used: {_used(self.phone.ranking(SURFACE))}.")
         self._say(f"the owner's choice is on place {self._place(SURFACE)}.")
