@@ -68,11 +68,17 @@ class Catalogue:
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the canonical JSON of every item, in order."""
-        rows = [_canonical(item) for item in (*self.items, *self.context)]
-        text = json.dumps([self.name, self.domain, rows], ensure_ascii=False, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        found = hashlib.sha256(f"[{_json(self.name)},{_json(self.domain)},[".encode())
+        for position, item in enumerate((*self.items, *self.context)):  # not in one text: it can be megabytes
+            found.update(f"{',' if position else ''}{_json(_canonical(item))}".encode())
+        found.update(b"]]")
+        return found.hexdigest()
 
 
 def _canonical(item: Item) -> list[object]:
     attributes = sorted((name, list(values)) for name, values in item.attributes.items())
     return [item.domain, item.name, attributes, item.price, item.rating, item.duration, list(item.nearby)]
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -16,6 +16,7 @@ from fedlearn_client import lean  # noqa: F401 - before everything else
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ from fedlearn_client.hooks import (
 )
 from fedlearn_client.installed import Installed
 from fedlearn_client.intake import Intake
-from fedlearn_client.memory import give_back, keep_small
+from fedlearn_client.memory import give_back, keep_small, leave_no_dump
 from fedlearn_client.participation import Participations
 from fedlearn_client.readiness import Readiness
 from fedlearn_client.reading import Reading
@@ -195,14 +196,12 @@ class Daemon:
         hooks.audit.record("started", {"version": __version__, "bundles": len(parts.installed.bundles())})
 
     def _numerics(self) -> tuple[NumericsHandler, ...]:
-        """Return what answers the conformance kit in a test build: a worker of its own, which no owner's data reaches."""
+        """Return what answers the conformance kit in a test build, by a worker that no owner's data reaches."""
         if not self._settings.conformance:
             return ()
         from fedlearn_client.services.numerics import NumericsHandler  # noqa: PLC0415 - in no other build
 
-        workers = Workers(
-            self._hooks.clock_rng, allow_weak_sandbox=self._settings.allow_weak_sandbox, numerics=True
-        )
+        workers = Workers(self._hooks.clock_rng, allow_weak_sandbox=self._settings.allow_weak_sandbox, numerics=True)
         handler = NumericsHandler(workers)
         self._life.callback(handler.close)
         self._life.callback(workers.close)
@@ -331,17 +330,27 @@ class _Parts:
         return Scheduler(rooms, LocalRound(rooms, egress_hold_s=self._settings.egress_hold_s), self.facts)
 
 
-def serve(settings: Settings, hooks: Hooks) -> None:
+def serve(settings: Settings, hooks: Hooks, serving: Callable[[], None] | None = None) -> None:
     """Run a daemon until SIGTERM or SIGINT; to be called in the main thread.
+
+    Args:
+        settings: where things lie and how much is allowed.
+        hooks: what the phone maker brings.
+        serving: called once calls are answered.
 
     Raises:
         ConfigError, StoreFailed: it cannot start.
     """
     keep_small()
+    leave_no_dump()
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     daemon = Daemon(settings, hooks)
     daemon.start()
-    told.wait()
-    daemon.stop()
+    try:
+        if serving is not None:
+            serving()
+        told.wait()
+    finally:
+        daemon.stop()

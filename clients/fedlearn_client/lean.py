@@ -7,23 +7,17 @@ phone maker's own transport) imports it as ever. Does nothing where the modules 
 
 from __future__ import annotations
 
-import importlib
-import sys
 from typing import Final
 
-_HIDDEN: Final = {"asyncio": "ssl", "hashlib": "_hashlib", "hmac": "_hashlib"}
+from fedlearn_client.light import HASHES, import_without
+
+_HIDDEN: Final = {"asyncio": "ssl", **HASHES}
 
 
 def import_lean() -> None:
     """Import what is not imported yet."""
     for module, hidden in _HIDDEN.items():
-        if module in sys.modules or hidden in sys.modules:
-            continue
-        sys.modules[hidden] = None  # type: ignore[assignment]  # makes the import fail, as the language says
-        try:
-            importlib.import_module(module)
-        finally:
-            del sys.modules[hidden]
+        import_without(module, hidden)
 
 
 import_lean()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import resource
 from typing import Final
 
 _M_ARENA_MAX: Final = -8  # <malloc.h>
 _ARENAS: Final = 2
+_M_MMAP_THRESHOLD: Final = -3
+_LARGE_BYTES: Final = 128 * 1024
+_SET_DUMPABLE: Final = 4  # <sys/prctl.h>
 
 
 def keep_small() -> None:
@@ -15,6 +19,19 @@ def keep_small() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, _ARENAS)
+        # the default, held fast: else it grows with the first catalogue that is freed, and later ones tear up the heap
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def leave_no_dump() -> None:
+    """Have a crash write no image of this process, which holds what apps push until a worker has read it.
+
+    The limit alone does not hold where the kernel hands dumps to a program.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def give_back() -> None:

@@ -47,7 +47,7 @@ class Settings:
         train: whether the scheduler runs; without it rounds run by Runtime.TrainNow alone.
         egress_hold_s: a prepared upload waits so long before it leaves, for the owner to read it, 0..86400.
         allow_weak_sandbox: go on where the kernel cannot confine the worker. For development only.
-        conformance: also serve ``fedlearn.conformance.v1.Numerics`` to whoever reaches the socket. For test builds only.
+        conformance: also serve ``fedlearn.conformance.v1.Numerics`` to whoever reaches the socket; test builds only.
 
     Raises:
         OutOfRange: names the setting.

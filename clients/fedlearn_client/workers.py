@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,6 +24,7 @@ from fedlearn_client.worker.process import Gone, WorkerProcess
 START_S: Final = 20.0
 ANSWER_S: Final = 20.0
 GOLDEN_S: Final = 120.0
+_FAST: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,10 @@ class LoadedCatalogue:
 
 @dataclass(slots=True)
 class _Loaded:
-    """What a fresh resident worker must be given before it can be asked."""
+    """What a fresh resident worker must be given before it can be asked.
+
+    The catalogue is kept compressed: it is megabytes of names that come again and again, and seldom needed.
+    """
 
     catalogue: bytes | None = None
     rankers: dict[str, pb.LoadRanker] = field(default_factory=dict)
@@ -93,7 +98,7 @@ class Workers:
         with self._asking:
             reply = self._ask(pb.Request(load_catalogue=data), "loaded_catalogue").loaded_catalogue
             with self._state:
-                self._loaded.catalogue = data
+                self._loaded.catalogue = zlib.compress(data, _FAST)
         return LoadedCatalogue(reply.index_digest, reply.items)
 
     def load_ranker(self, plan: bytes, infer: bytes, weights: bytes, private_parameters: bytes = b"") -> str:
@@ -228,13 +233,15 @@ class Workers:
             if self._resident is not None:
                 return self._resident, False
             process = self._resident = self._start(self._resident_arguments)
-            loaded = [] if self._loaded.catalogue is None else [pb.Request(load_catalogue=self._loaded.catalogue)]
-            loaded += [pb.Request(load_ranker=ranker) for ranker in self._loaded.rankers.values()]
+            catalogue, rankers = self._loaded.catalogue, list(self._loaded.rankers.values())
         try:
             self._require_confined(process)
-            for request in loaded:
-                kind = "loaded_catalogue" if request.WhichOneof("body") == "load_catalogue" else "loaded_ranker"
-                _checked(process.ask(request.SerializeToString(), self._answer_s), kind)
+            if catalogue is not None:
+                request = pb.Request(load_catalogue=zlib.decompress(catalogue))
+                _checked(process.ask(request.SerializeToString(), self._answer_s), "loaded_catalogue")
+            for ranker in rankers:
+                request = pb.Request(load_ranker=ranker)
+                _checked(process.ask(request.SerializeToString(), self._answer_s), "loaded_ranker")
         except WorkerFailed:
             self._drop(process)
             raise

@@ -214,7 +214,7 @@ def _choices(query: Query, index: CatalogueIndex, out: F32) -> None:
     if not math.isnan(float(query.wishes[NEAR])):
         out[COLUMN["near_wished"]] = near_all / (len(ids) + 1.0)
         out[COLUMN["near_last_wished"]] = index.near.total(ids[:1], index.n)
-    levels = index.price_level[ids]
+    levels = index.price_level[ids].astype(np.float64)
     levels = levels[~np.isnan(levels)]
     if len(levels):
         out[COLUMN["price_alike"]] = _known(1.0 - 2.0 * np.abs(index.price_level[: index.n] - levels.mean()))

@@ -50,12 +50,14 @@ def parse_strict(data: bytes, max_bytes: int, what: str) -> object:
     if len(data) > max_bytes:
         raise PolicyInvalid(f"{what}: {len(data)} bytes; at most {max_bytes} are read.")
 
+    shared: dict[str, str] = {}  # a catalogue names the same neighbours tens of thousands of times
+
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in items:
             if key in found:
                 raise PolicyInvalid(f"{what}: {key[:80]!r} is given twice; keep one.")
-            found[key] = value
+            found[key] = _with_shared_texts(value, shared)
         return found
 
     def refuse(text: str) -> NoReturn:
@@ -79,6 +81,13 @@ def parse_strict(data: bytes, max_bytes: int, what: str) -> object:
     except ValueError as error:  # undecodable, not JSON, or an integer of thousands of digits
         reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise PolicyInvalid(f"{what}: not UTF-8 JSON ({reason}).") from error
+    return value
+
+
+def _with_shared_texts(value: Any, shared: dict[str, str]) -> Any:
+    """Replace the texts of a list by equal ones that were seen before, in place."""
+    if isinstance(value, list):
+        value[:] = [shared.setdefault(one, one) if isinstance(one, str) else one for one in value]
     return value
 
 

@@ -1,7 +1,7 @@
 """Writes ``docs/features-tables.json``: the word lists and expressions that docs/features.md refers to, spelled out.
 
-``python tests/conformance/feature_tables.py`` writes the file anew; ``test_tiny_device.py`` compares it with the code, so
-that a port never works from an old list.
+``python tests/conformance/feature_tables.py`` writes the file anew; ``test_tiny_device.py`` compares it with the
+code, so that a port never works from an old list.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """Exports the fixtures of the conformance kit: ``python tests/conformance/kit_fixtures.py``. Needs torch and onnx.
 
 ``catalogue.json`` is the one file that was written by hand (40 made-up restaurants and 10 other places, in Chinese and
-English). Everything else follows from it: graphs and golden vectors by ``fedlearn.export``, the kit's own vectors by
-numpy and torch, never by the worker that they test. ``test_device_conformance.py`` runs this again and compares.
+English); ``rules.json`` is the catalogue of ``kit_rules.py``, for one rule of the features at a time. Everything else
+follows: graphs and golden vectors by ``fedlearn.export``, the kit's own vectors by numpy and torch, never by the worker
+that they test. ``test_device_conformance.py`` runs this again and compares.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from fedlearn.catalogue import Catalogue
 from fedlearn.clip import clip_l2
 from fedlearn.device.bundle import GOLDEN, INFER, PLAN, STEP, WEIGHTS
-from fedlearn.device.catalogue_file import catalogue_from_bytes
+from fedlearn.device.catalogue_file import catalogue_bytes, catalogue_from_bytes
 from fedlearn.device.mechanism import MechanismTerms
 from fedlearn.engine.schedule import LocalTraining, schedule
 from fedlearn.engine.step import local_step
@@ -40,6 +42,13 @@ from fedlearn.terms import TrainingTerms
 from fedlearn_client.conformance.papers import FIXTURES
 from fedlearn_client.conformance.town import FEATURES, make_policy
 
+_spec = importlib.util.spec_from_file_location("kit_rules", Path(__file__).with_name("kit_rules.py"))
+assert _spec is not None
+assert _spec.loader is not None
+kit_rules = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(kit_rules)
+
+RULES = "rules.json"
 NOBODYS_KEY = "3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29"  # of RFC 8032's all-zero seed
 CLIP = 0.5
 BATCH, CANDIDATES = 4, 6
@@ -198,7 +207,12 @@ def catalogue() -> Catalogue:
 
 def trained() -> Trained:
     """The match model with weights that prefer what was wished for, and cheap places without a wish."""
-    weights = dict.fromkeys(NAMES, 1.0) | {"price_level": -0.5, "rejected": -2.0, "near_other": 0.75, "alike_own": 0.625}
+    weights = dict.fromkeys(NAMES, 1.0) | {
+        "price_level": -0.5,
+        "rejected": -2.0,
+        "near_other": 0.75,
+        "alike_own": 0.625,
+    }
     return Trained(
         name="conformance",
         model=MatchModel(len(NAMES)),
@@ -216,7 +230,11 @@ def fixtures() -> dict[str, bytes]:
     """Every file but ``catalogue.json``."""
     made = trained()
     _, files = task_files(made, make_policy(1.0, NOBODYS_KEY), PlanOptions(max_examples=64))
-    return {**{name: files[name] for name in (PLAN, STEP, INFER, WEIGHTS, GOLDEN)}, "vectors.json": vectors(made)}
+    return {
+        **{name: files[name] for name in (PLAN, STEP, INFER, WEIGHTS, GOLDEN)},
+        RULES: catalogue_bytes(kit_rules.RULES),
+        "vectors.json": vectors(made),
+    }
 
 
 def vectors(made: Trained) -> bytes:
@@ -229,8 +247,9 @@ def vectors(made: Trained) -> bytes:
         "query": [
             {"id": case[0], "sentence": case[1], **occasion_json(case), "query": queries[case[0]].flat().tolist()}
             for case in SESSIONS
-        ],
-        "rows": list(rows(queries, index)),
+        ]
+        + list(rule_queries()),
+        "rows": [*rows(queries, index), *rule_rows()],
         "update": [update(case, made) for case in UPDATES],
         "contribute": [contribution(case) for case in CONTRIBUTIONS],
         "rank": [ranking(case, queries, made, index) for case in RANKINGS],
@@ -268,6 +287,35 @@ def rows(queries: Mapping[str, Query], index: CatalogueIndex) -> Iterator[dict[s
         }
 
 
+def rule_queries() -> Iterator[dict[str, Any]]:
+    """Queries of the catalogue of rules; ``catalogue`` says which one that is."""
+    index = CatalogueIndex.build(kit_rules.RULES)
+    for case in kit_rules.SESSIONS:
+        session = kit_rules.session_of(case)
+        messages = [(message.text, message.direction, message.foreign_spans) for message in session.messages]
+        yield {
+            "id": f"rule_{case[0]}",
+            "sentence": case[1],
+            "catalogue": RULES,
+            **occasion_json((None, None, messages, [(choice.item, choice.app) for choice in session.earlier])),
+            "query": make_query(session, index).flat().tolist(),
+        }
+
+
+def rule_rows() -> Iterator[dict[str, Any]]:
+    index = CatalogueIndex.build(kit_rules.RULES)
+    for case in kit_rules.SESSIONS:
+        query = make_query(kit_rules.session_of(case), index)
+        yield {
+            "id": f"rule_{case[0]}",
+            "sentence": f"Match features of the Query of query.rule_{case[0]}.",
+            "catalogue": RULES,
+            "query": query.flat().tolist(),
+            "candidates": list(range(index.n)),
+            "rows": array_json(match_all(query, index)),
+        }
+
+
 def update(case: Any, made: Trained) -> dict[str, Any]:
     name, sentence, changes, count, seed, step = case
     terms = replace(made.terms, **changes)
@@ -296,11 +344,10 @@ def columns_of(count: int) -> dict[str, NDArray[Any]]:
     """Examples that stand for no person; every number is exact in f32."""
     rng = np.random.Generator(np.random.Philox(key=np.array([11, count], np.uint64)))
     features = np.round(rng.uniform(-1, 1, (count, CANDIDATES, len(NAMES))) * 64) / 64
-    return {
-        "features": features.astype(np.float32),
-        "label": rng.integers(0, CANDIDATES, count),
-        "logq": np.full((count, CANDIDATES), -1.5, np.float32),
-    }
+    label = rng.integers(0, CANDIDATES, count)
+    # not alike: a constant would cancel, and who forgot it would pass
+    logq = np.round(rng.uniform(-3, 0, (count, CANDIDATES)) * 64) / 64
+    return {"features": features.astype(np.float32), "label": label, "logq": logq.astype(np.float32)}
 
 
 def contribution(case: Any) -> dict[str, Any]:

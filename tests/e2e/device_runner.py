@@ -1,4 +1,4 @@
-"""A daemon for the proofs of ``tests/e2e``: one socket a caller, and a gateway on the other side of a socket. Not a test.
+"""A daemon for the proofs of ``tests/e2e``: one socket a caller, a gateway behind another socket. Not a test.
 
 Run as a program it reads a JSON configuration from its argument and serves until its standard input ends. The gateway
 lives in the process of the test, so that what left this one is known there whatever becomes of it.
@@ -26,7 +26,7 @@ from fedlearn_client.linux.audit import JsonLines
 from fedlearn_client.linux.callers import SocketCallers
 from fedlearn_client.linux.clock import LinuxClock
 from fedlearn_client.linux.keystore import FileKeyStore
-from fedlearn_client.memory import keep_small
+from fedlearn_client.memory import keep_small, leave_no_dump
 from fedlearn_client.settings import Settings
 from fedlearn_client.workers import Workers
 
@@ -45,6 +45,7 @@ class Config:
         root_keys: as in ``Settings``.
         gateway: socket of the gateway, "" where there is none.
         worker: how to start a worker, [] for the real one.
+        sabotage: name in ``device_sabotage`` of a promise that this daemon breaks, "" for the real one.
         settings: further fields of ``Settings``.
     """
 
@@ -53,6 +54,7 @@ class Config:
     root_keys: tuple[str, ...]
     gateway: str = ""
     worker: list[str] = field(default_factory=list)
+    sabotage: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -129,8 +131,13 @@ def with_worker(command: list[str]) -> Callable[..., Workers]:
 def main() -> None:
     """Serve until the standard input ends."""
     keep_small()
+    leave_no_dump()
     config = Config(**json.loads(sys.argv[1]))
     daemon_module.Workers = with_worker(config.worker)  # type: ignore[assignment, misc]
+    if config.sabotage:
+        import device_sabotage
+
+        getattr(device_sabotage, config.sabotage)()
     daemon = daemon_of(config)
     daemon.start()
     sys.stdout.write("serving\n")

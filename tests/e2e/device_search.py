@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ _HASHES = (
     *(("blake2b", size) for size in (8, 16, 32)),
 )
 _HEX = re.compile(rb"[0-9a-fA-F]{16,}")
+_ESCAPED = re.compile(rb"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2}))")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{11,}")
 _DEEPEST = 8
 
@@ -28,8 +28,8 @@ _DEEPEST = 8
 class Needles:
     """Everything of some texts that must not be found.
 
-    Of each text every run of 8 bytes, in UTF-8, in UTF-16 where it is not ASCII, and as JSON writes it; and the first 8
-    bytes of hashes of the text and of each word.
+    Of each text every run of 8 bytes, in UTF-8 and, where it is not ASCII, in UTF-16; and the first 8 bytes of hashes
+    of the text and of each word.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -43,7 +43,7 @@ class Needles:
         self._sorted = np.sort(np.frombuffer(b"".join(found), np.uint64)) if found else np.empty(0, np.uint64)
 
     def hits(self, data: bytes) -> list[bytes]:
-        """Return what of it is in ``data``, in what its hexadecimal or base64 runs hold included."""
+        """Return what of it is in ``data``, in what its hexadecimal, base64 or escaped runs hold included."""
         return [hit for view in _views(data) for hit in self._plain_hits(view)]
 
     def _plain_hits(self, data: bytes) -> list[bytes]:
@@ -68,11 +68,12 @@ def _forms(text: str) -> Iterator[bytes]:
     if not text.isascii():
         yield text.encode("utf-16-le")
         yield text.encode("utf-16-be")
-        yield json.dumps(text)[1:-1].encode()
 
 
 def _views(data: bytes) -> Iterator[bytes]:
     yield data
+    if _ESCAPED.search(data):
+        yield _ESCAPED.sub(_unescaped, data)
     for run in _HEX.findall(data):
         for start in (0, 1):
             part = run[start:]
@@ -82,6 +83,11 @@ def _views(data: bytes) -> Iterator[bytes]:
         for start in range(4):
             part = plain[start:]
             yield base64.b64decode(part[: len(part) // 4 * 4])
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    character, byte = match.groups()
+    return chr(int(character, 16)).encode(errors="replace") if character else bytes([int(byte, 16)])
 
 
 def decoded(method: Method, body: bytes) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from fedlearn.catalogue import Catalogue, Item
+from fedlearn.device import catalogue_file
 from fedlearn.device.archive import read_archive, write_archive
 from fedlearn.device.catalogue_bundle import (
     CATALOGUE,
@@ -292,3 +293,29 @@ def test_versions_begin_with_one() -> None:
 def test_the_spec_of_a_catalogue_is_its_own() -> None:
     assert attributes_of(town.catalogue()) == ("cuisine", "dish", "facility", "theme")
     assert SPEC.name == "town"
+
+
+@pytest.mark.parametrize("body", [{}, [], "x", 1, {"b": [1, {"z": "\u00e9", "a": []}], "a": [], "\u4e00": None}])
+def test_canonical_bytes_in_pieces_are_the_same_bytes(body: object) -> None:
+    assert b"".join(catalogue_file._pieces(body)) == canonical_bytes(body)
+    assert catalogue_file._is_canonical(body, canonical_bytes(body))
+    assert not catalogue_file._is_canonical(body, canonical_bytes(body) + b" ")
+    assert not catalogue_file._is_canonical(body, canonical_bytes(body)[:-1])
+
+
+def test_equal_texts_are_one_object_so_that_neighbours_cost_little() -> None:
+    catalogue = town.catalogue()
+    read = catalogue_from_bytes(catalogue_bytes(catalogue), CAP)
+    neighbours = [key for item in read.items for key in item.nearby]
+    assert len({id(key) for key in neighbours}) == len(set(neighbours)) < len(neighbours)
+
+
+def test_the_digest_is_that_of_one_text() -> None:
+    catalogue = town.catalogue()
+    rows = [
+        [one.domain, one.name, sorted((name, list(values)) for name, values in one.attributes.items()),
+         one.price, one.rating, one.duration, list(one.nearby)]
+        for one in (*catalogue.items, *catalogue.context)
+    ]  # fmt: skip
+    text = json.dumps([catalogue.name, catalogue.domain, rows], ensure_ascii=False, separators=(",", ":"))
+    assert catalogue.digest == sha256_hex(text.encode())

@@ -114,7 +114,7 @@ class TestContribution:
         [
             b"",
             b"\x00",
-            os.urandom(100),
+            bytes(range(100, 200)),
             pb.Envelope(version=1).SerializeToString(),
             pb.Envelope(version=1, task=pb.RoundTask(run_id="x")).SerializeToString(),
             pb.Envelope(version=1, reply=pb.CohortReply(contribution=body())).SerializeToString(),

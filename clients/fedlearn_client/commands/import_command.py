@@ -6,232 +6,231 @@ lines are handed to the daemon like any other stream's.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fedlearn import __version__
-from fedlearn.device.bundle import Bundle, open_bundle
-from fedlearn.device.catalogue_bundle import open_catalogue_bundle
-from fedlearn.device.catalogue_file import catalogue_from_bytes
-from fedlearn.device.task import TOKEN_BYTES, DeviceTask
-from fedlearn.device.task_codec import task_bytes, with_digest
-from fedlearn.errors import ConfigError
-from fedlearn.proto import device_pb2, worker_pb2
-from fedlearn.proto.device_pb2_grpc import SignalsStub
-from fedlearn_client.commands.connection import TIMEOUT_S, connected, parser, table
-from fedlearn_client.commands.push_command import BATCH
+from fedlearn.errors import ConfigError, MissingDependency, TrustError
+from fedlearn.proto import device_pb2
+from fedlearn_client import limits
+from fedlearn_client.commands.arguments import Parser
+from fedlearn_client.commands.connection import connected, parser, show, table
+from fedlearn_client.commands.files import contents, leave_no_core, opened
+from fedlearn_client.commands.push_command import Line, hand_over
 from fedlearn_client.imports import FORMATS, OwnLine
+from fedlearn_client.imports.signals import signals_of
 from fedlearn_client.linux.clock import LinuxClock
-from fedlearn_client.workers import Workers
 
-WINDOW_S: Final = 24 * 3600
-REHEARSAL_S: Final = 60.0
+if TYPE_CHECKING:
+    from fedlearn.device.bundle import Bundle
+    from fedlearn_client.imports.rehearsal import Rehearsal, Upload
+
+LARGEST_EXPORT: Final = 128 << 20
+LARGEST_BUNDLE: Final = 64 << 20
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
-    """What a phone would have made of the lines.
+class Usable:
+    """The owner's lines that a phone takes, and how many it does not.
 
     Args:
-        lines: of the owner, in the file.
-        kept: that said anything about the catalogue.
-        kept_bytes: of all that would be stored.
-        query: what the last day's lines ask for, in words of the catalogue.
-        upload: the exact bytes of a contribution.
+        lines: oldest first.
+        too_long: of more than 16 KiB, or with too many quotes in them.
+        ahead: dated more than five minutes ahead of this machine's clock.
     """
 
-    lines: int
-    kept: int
-    kept_bytes: int
-    query: Mapping[str, Sequence[str]]
-    upload: bytes = field(repr=False)
+    lines: list[OwnLine] = field(repr=False)
+    too_long: int
+    ahead: int
 
 
 def main(arguments: Sequence[str]) -> int:
     """Read an export, show what would be kept and what would leave; with ``--push`` hand the lines over."""
-    given = _parser().parse_args(arguments)
-    try:
-        with given.file.open("rb") as file:
-            lines = list(FORMATS[given.format](file, given.me))
-    except OSError as error:
-        raise ConfigError(f"{given.file}: cannot be read ({error.strerror}); name the exported file.") from error
+    made = _parser()
+    given = made.parse_args(arguments)
+    _require_one_way(made, given)
+    leave_no_core()
+    with opened(given.file, LARGEST_EXPORT, "file") as file:
+        usable = _usable(list(FORMATS[given.format](file, given.me)), LinuxClock().now())
     if given.push is not None:
-        _push(given, lines)
-        return 0
-    if given.bundle is None or given.catalogue is None or not given.root_key:
-        raise ConfigError("--bundle, --catalogue and --root-key: needed to show what a phone would make of the lines.")
-    bundle = open_bundle(_read(given.bundle), root_keys=given.root_key, now=LinuxClock().now(), runtime=__version__)
-    rehearsal = rehearse(lines, bundle, _read(given.catalogue), given.chose)
-    if given.bytes is not None:
-        given.bytes.write_bytes(rehearsal.upload)
-    _print(rehearsal, bundle, given.json)
+        return _push(given, usable)
+    return _show(given, usable)
+
+
+def _usable(lines: Sequence[OwnLine], now: float) -> Usable:
+    short = [
+        line
+        for line in lines
+        if len(line.text.encode()) <= limits.TEXT_BYTES and len(line.foreign_spans) <= limits.FOREIGN_SPANS
+    ]
+    past = [line for line in short if 0.0 <= line.time <= now + limits.FUTURE_S]
+    return Usable(past, len(lines) - len(short), len(short) - len(past))
+
+
+def _show(given: Any, usable: Usable) -> int:
+    try:
+        # late: the other commands need no numpy
+        from fedlearn.device.bundle import open_bundle  # noqa: PLC0415
+        from fedlearn.device.catalogue_bundle import open_catalogue_bundle  # noqa: PLC0415
+        from fedlearn_client.imports.rehearsal import rehearse  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingDependency(f"`import` needs the package {error.name!r}: pip install fedlearn-client.") from None
+    clock = LinuxClock()
+    keys = [_root_key(key) for key in given.root_key]
+    data = contents(given.bundle, LARGEST_BUNDLE, "--bundle")
+    with _naming(f"--bundle={given.bundle}"):
+        bundle = open_bundle(data, root_keys=keys, now=clock.now(), runtime=__version__)
+    data = contents(given.catalogue, LARGEST_BUNDLE, "--catalogue")
+    with _naming(f"--catalogue={given.catalogue}"):
+        catalogue = open_catalogue_bundle(
+            data, roster=bundle.verified.roster, spec=bundle.plan.catalogue, now=clock.now()
+        )
+    rehearsal = rehearse(usable.lines, bundle, catalogue.catalogue_bytes, given.chose, clock)
+    if given.bytes is not None and rehearsal.upload is not None:
+        _write(given.bytes, rehearsal.upload.data)
+    lines = [json.dumps(_facts(rehearsal, bundle, usable), indent=1, ensure_ascii=False)]
+    for line in lines if given.json else _lines(rehearsal, bundle, usable):
+        print(line)  # noqa: T201 - the command's own output
     return 0
 
 
-def rehearse(lines: Sequence[OwnLine], bundle: Bundle, catalogue_bundle: bytes, chosen: str) -> Rehearsal:
-    """Do what a phone does, in the same sandboxed worker, and store nothing.
-
-    Args:
-        lines: the owner's.
-        bundle: a checked task bundle.
-        catalogue_bundle: its catalogue, checked here.
-        chosen: catalogue key that the owner is taken to have chosen after the last line; "" for no example at all.
-    """
-    clock = LinuxClock()
-    spec, roster = bundle.plan.catalogue, bundle.verified.roster
-    catalogue = open_catalogue_bundle(catalogue_bundle, roster=roster, spec=spec, now=clock.now()).catalogue_bytes
-    workers = Workers(clock)
+@contextmanager
+def _naming(argument: str) -> Iterator[None]:
+    """A document that may not be used is said to be that of an argument."""
     try:
-        workers.load_catalogue(catalogue)
-        bodies = []
-        for start in range(0, len(lines), BATCH):
-            bodies += _derive(workers, lines[start : start + BATCH])
-        latest = max((line.time for line in lines), default=0.0)
-        present = [b for line, b in zip(lines, bodies, strict=True) if b and line.time > latest - WINDOW_S]
-        occasion = worker_pb2.Occasion(said=present, chosen=chosen)
-        reply = workers.train(
-            worker_pb2.TrainRequest(
-                plan=bundle.files["plan.json"],
-                step=bundle.step,
-                weights=bundle.files["weights.bin"],
-                private_parameters=bundle.files.get("private.bin", b""),
-                occasions=[occasion] if chosen else [],
-                sources=["catalogue", "chat"],
-                task=task_bytes(_task(bundle)),
-                catalogue=catalogue,
-            ),
-            REHEARSAL_S,
-        )
-    finally:
-        workers.close()
-    kept = [body for body in bodies if body]
-    query = _words(present, catalogue, spec.max_bytes)
-    return Rehearsal(len(lines), len(kept), sum(map(len, kept)), query, reply.contribution)
+        yield
+    except TrustError as error:
+        raise type(error)(f"{argument}: {error}") from None
 
 
-def _derive(workers: Workers, lines: Sequence[OwnLine]) -> list[bytes]:
-    return workers.ingest([_signal(line, str(number)) for number, line in enumerate(lines)])
-
-
-def _signal(line: OwnLine, name: str) -> device_pb2.Signal:
-    signal = device_pb2.Signal(id=name, time_ms=int(line.time * 1000))
-    signal.message.text = line.text
-    signal.message.direction = device_pb2.DIRECTION_OUTGOING
-    for start, end in line.foreign_spans:
-        signal.message.foreign_spans.add(start=start, end=end)
-    return signal
-
-
-def _task(bundle: Bundle) -> DeviceTask:
-    """Return a task that nobody signed: the worker trains on it here, and no phone or gateway would accept it."""
-    plan, clock = bundle.plan, LinuxClock()
-    return with_digest(
-        DeviceTask(
-            run_id="rehearsal",
-            population=plan.population,
-            purpose=plan.purpose,
-            recipient=plan.recipient,
-            step=0,
-            attempt=0,
-            plan_digest=bundle.plan_digest,
-            weights_digest=hashlib.sha256(bundle.files["weights.bin"]).hexdigest(),
-            token=bytes(TOKEN_BYTES),
-            issued=clock.now(),
-            expires=clock.now() + 600,
-            round_size=bundle.verified.policy.mechanism.min_round_size,
-            mechanism=plan.mechanism,
-            shuffle_seed=0,
-            digest=b"",
-        )
-    )
-
-
-def _words(bodies: Sequence[bytes], catalogue: bytes, max_bytes: int) -> dict[str, list[str]]:
-    """Say in words of the catalogue what the lines ask for: the Query, made readable."""
-    # late: the other commands need no numpy
-    from fedlearn.features import CatalogueIndex  # noqa: PLC0415
-    from fedlearn.features.ingest import make_query_from  # noqa: PLC0415
-    from fedlearn.features.said import said_from_bytes  # noqa: PLC0415
-
-    index = CatalogueIndex.build(catalogue_from_bytes(catalogue, max_bytes))
-    query = make_query_from([said_from_bytes(body) for body in bodies], (), index)
-    terms = {number: term for term, number in index.terms.items()}
-    values = {number: value for value, number in index.values.ids.items()}
-    names = {number: name for name, number in index.names.ids.items()}
-    sign = {-1: "not ", 0: "no longer ", 1: ""}
-    wish_names = ("price from", "price to", "price level", "free", "rating", "hours from", "hours to", "near by")
-    wishes = zip(wish_names, query.wishes.tolist(), strict=True)
-    return {
-        "words": [f"{sign[polarity]}{terms[term]}" for term, _, polarity, _ in query.terms.tolist()],
-        "values": [f"{sign[polarity]}{values[value]}" for value, polarity, _ in query.values.tolist()],
-        "names": [names[name] for name, _ in query.names.tolist()],
-        "wishes": [f"{name} {value:g}" for name, value in wishes if value == value],  # noqa: PLR0124 - NaN: not said
-    }
-
-
-def _push(given: argparse.Namespace, lines: Sequence[OwnLine]) -> None:
+def _push(given: Any, usable: Usable) -> int:
+    lines = (Line(number, signal) for number, signal in enumerate(signals_of(usable.lines), 1))
     with connected(given.device) as channel:
-        signals = SignalsStub(channel)
-        kind = device_pb2.DATA_TYPE_MESSAGE_CONTENT
-        signals.Register(device_pb2.RegisterRequest(stream=given.push, data_type=kind), timeout=TIMEOUT_S)
-        for start in range(0, len(lines), BATCH):
-            batch = [_signal(line, _name(line)) for line in lines[start : start + BATCH]]
-            signals.Push(device_pb2.PushRequest(stream=given.push, signals=batch), timeout=TIMEOUT_S)
+        done = hand_over(channel, given.push, device_pb2.DATA_TYPE_MESSAGE_CONTENT, lines, "your lines")
+    show(device_pb2.PushReply(received=done), given.json, lambda: _handed_over(done, usable))
+    return 0
 
 
-def _name(line: OwnLine) -> str:
-    """Return an id that a second import of the same file gives again; the phone keeps a keyed hash of it."""
-    return hashlib.sha256(f"{line.time}\x00{line.text}".encode()).hexdigest()[:32]
+def _handed_over(done: int, usable: Usable) -> Iterator[str]:
+    yield f"{done} lines handed over; what the owner did not agree to is not kept"
+    yield from _left_out(usable)
 
 
-def _read(path: Path) -> bytes:
+def _root_key(given: str) -> str:
+    """Return a root key that was given in hexadecimal, or as the file that has it."""
+    if _KEY.fullmatch(given):
+        return given
+    path = Path(given)
+    key = contents(path, 4096, "--root-key").decode(errors="replace").strip() if path.exists() else ""
+    if not _KEY.fullmatch(key):
+        raise ConfigError(f"--root-key={given}: must be 64 lower-case hexadecimal digits, or a file with them.")
+    return key
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write an upload for its owner's eyes: one update without noise says a lot."""
     try:
-        return path.read_bytes()
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a file.") from error
+        raise ConfigError(f"--bytes={path}: cannot be written ({error.strerror}).") from None
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     made = parser("import", "Read your own chat export: show what would be kept and what would leave. Stores no text.")
-    made.add_argument("file", type=Path)
+    made.add_argument("file", type=Path, help="the export")
     made.add_argument("--format", choices=sorted(FORMATS), required=True)
     made.add_argument("--me", metavar="NAME", required=True, help="your name as the export writes it")
-    made.add_argument("--bundle", type=Path, help="*.task.flb")
-    made.add_argument("--catalogue", type=Path, help="*.catalogue.flb")
-    made.add_argument("--root-key", action="append", default=[], metavar="HEX", help="the phone maker's root key")
-    made.add_argument("--chose", default="", metavar="ITEM", help="train as if this was chosen after the last line")
-    made.add_argument("--bytes", type=Path, metavar="FILE", help="write the exact bytes that would leave")
+    made.add_argument("--bundle", type=Path, metavar="FILE", help="*.task.flb")
+    made.add_argument("--catalogue", type=Path, metavar="FILE", help="*.catalogue.flb")
+    made.add_argument(
+        "--root-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="the phone maker's root key: a *.pub file, or hex",
+    )
+    made.add_argument("--chose", metavar="ITEM", help="show the update if this was chosen after the last line")
+    made.add_argument("--bytes", type=Path, metavar="FILE", help="write the exact bytes of that update")
     made.add_argument("--push", metavar="STREAM", help="hand the lines to the daemon instead, as the calling app")
     return made
 
 
-def _print(rehearsal: Rehearsal, bundle: Bundle, as_json: bool) -> None:
+def _require_one_way(made: Parser, given: Any) -> None:
+    shown = {"--bundle": given.bundle, "--catalogue": given.catalogue, "--root-key": given.root_key or None}
+    if given.push is not None:
+        shown |= {"--chose": given.chose, "--bytes": given.bytes}
+        extra = [name for name, value in shown.items() if value is not None]
+        if extra:
+            made.error(f"{', '.join(extra)}: --push hands the lines over and shows nothing; leave out one or the other")
+        return
+    absent = [name for name, value in shown.items() if value is None]
+    if absent:
+        made.error(f"{', '.join(absent)}: needed to show what a phone would make of the lines (or --push STREAM)")
+    if given.bytes is not None and given.chose is None:
+        made.error("--bytes: nothing leaves a phone without a choice to learn from; add --chose ITEM")
+
+
+def _facts(rehearsal: Rehearsal, bundle: Bundle, usable: Usable) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "lines_of_yours": rehearsal.lines,
+        "too_long": usable.too_long,
+        "ahead_of_the_clock": usable.ahead,
         "kept": rehearsal.kept,
         "kept_bytes": rehearsal.kept_bytes,
+        "kept_days": rehearsal.retention_days,
         "query": rehearsal.query,
-        "upload_bytes": len(rehearsal.upload),
-        "upload_sha256": hashlib.sha256(rehearsal.upload).hexdigest(),
-        "upload": rehearsal.upload.hex(),
         "recipient": bundle.plan.recipient,
+        "upload": None,
     }
-    for line in [json.dumps(facts, indent=1, ensure_ascii=False)] if as_json else _lines(rehearsal, bundle):
-        print(line)  # noqa: T201 - the command's own output
+    if rehearsal.upload is not None:
+        facts["upload"] = {
+            "bytes": rehearsal.upload.data.hex(),
+            "size": len(rehearsal.upload.data),
+            "sha256": hashlib.sha256(rehearsal.upload.data).hexdigest(),
+            "numbers": rehearsal.upload.numbers,
+            "l2_norm": rehearsal.upload.l2_norm,
+            "l2_bound": rehearsal.upload.l2_bound,
+            "values_sha256": rehearsal.upload.values_sha256,
+        }
+    return facts
 
 
-def _lines(rehearsal: Rehearsal, bundle: Bundle) -> Iterator[str]:
+def _lines(rehearsal: Rehearsal, bundle: Bundle, usable: Usable) -> Iterator[str]:
     yield f"{rehearsal.lines} lines are yours. {rehearsal.kept} say something about the catalogue and would be kept:"
-    yield f"{rehearsal.kept_bytes} bytes of catalogue numbers, encrypted, for 30 days at most. No text."
+    yield f"{rehearsal.kept_bytes} bytes of catalogue numbers, encrypted, for {rehearsal.retention_days} days at most."
+    yield "No text."
+    yield from _left_out(usable)
     yield "\nWhat your last day's lines ask for, in words of the public catalogue:"
     yield table([{"": kind, "found": ", ".join(found) or "-"} for kind, found in rehearsal.query.items()])
-    size = len(rehearsal.upload)
-    yield f"\nWhat would leave in one round, to {bundle.plan.recipient}: {size} bytes, clipped, on a grid."
-    yield f"SHA-256 {hashlib.sha256(rehearsal.upload).hexdigest()}"
-    yield f"{rehearsal.upload[:48].hex()}... (--bytes FILE writes them all)"
+    yield ""
+    if rehearsal.upload is None:
+        yield "Nothing would leave: a phone learns from choices, and an export has none. --chose ITEM shows one."
+    else:
+        yield from _leaving(rehearsal.upload, bundle)
+
+
+def _leaving(upload: Upload, bundle: Bundle) -> Iterator[str]:
+    yield f"What would leave in one round with that choice, to {bundle.plan.recipient}: {len(upload.data)} bytes."
+    yield f"{upload.numbers} numbers on a grid; their L2 norm is {upload.l2_norm:.3g}, at most {upload.l2_bound:g}."
+    yield f"SHA-256 of the numbers  {upload.values_sha256}"
+    yield f"SHA-256 of the bytes    {hashlib.sha256(upload.data).hexdigest()}"
+    yield f"{upload.data[:32].hex()}... (--bytes FILE writes them all)"
+    yield "The bytes have 16 random ones in them, so that no upload counts twice; the numbers are the same each time."
     yield "One update without noise says a lot about a phone; the gateway adds it to many before noise is added."
+
+
+def _left_out(usable: Usable) -> Iterator[str]:
+    if usable.too_long:
+        yield f"Left out: {usable.too_long} of more than {limits.TEXT_BYTES >> 10} KiB, or with too many quotes."
+    if usable.ahead:
+        yield f"Left out: {usable.ahead} dated ahead of this machine's clock, or before 1970."

@@ -16,5 +16,6 @@ def main(arguments: Sequence[str]) -> int:
     given = made.parse_args(arguments)
     with connected(given.device) as channel:
         reply = RuntimeStub(channel).Pause(pb.PauseRequest(paused=not given.off), timeout=TIMEOUT_S)
-    show(reply, given.json, lambda: iter(["going on" if given.off else "paused"]))
+    words = "not paused: rounds run when everything allows it" if given.off else "paused: no training, no upload"
+    show(reply, given.json, lambda: iter([words]))
     return 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fedlearn_client.conformance import installing, recommending, roles, signalling, training, withdrawing
 from fedlearn_client.conformance import consenting as consent
+from fedlearn_client.conformance import installing, recommending, roles, signalling, training, withdrawing
 from fedlearn_client.conformance.cases import Case
 from fedlearn_client.conformance.phone import Phone
 

@@ -50,7 +50,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a case; ``expected`` and ``came`` of a failed one, ``came`` alone is the reason of one not served."""
+    """What came of a case: ``expected`` and ``came`` of a failed one; of one not served, ``came`` is the reason."""
 
     id: str
     sentence: str

@@ -14,6 +14,7 @@ from fedlearn_client.conformance.phone import (
     PACKAGE,
     STREAMS,
     TEXT_VERSION,
+    WATCH,
     Grant,
     Phone,
     came,
@@ -50,7 +51,7 @@ def cases(phone: Phone) -> Iterator[Case]:
     subsets: list[tuple[str, ...]] = [(), *((name,) for name in everything), *combinations(GRANTS, 2)]
     subsets += [("chat_surface", "chat_training"), ("chat_other", "reading_training"), tuple(everything)]
     for names in subsets:
-        title = ".".join(names) if len(names) < 3 else "all"
+        title = "+".join(names) if len(names) < 3 else "all"
         granted = ", ".join(name.replace("_", " for ") for name in names) or "nothing"
         sentence = f"With {granted} granted, each caller's ranking is made of exactly what was granted for it."
         yield Case(f"consent.grid.{title or 'nothing'}", sentence, _grid_case(phone, grid, names))
@@ -198,7 +199,7 @@ def _watch(phone: Phone) -> None:
     phone.ready()
     line = phone.callers.another("settings")
     try:
-        answers = line.watch(f"/{PACKAGE}.Consent/Watch", b"", 2)
+        answers = line.watch(f"/{PACKAGE}.{WATCH}", b"", 2)
         first = _state(next(answers))
         phone.set(_SURFACE)
         second = _state(next(answers))

@@ -22,7 +22,7 @@ _BAD_BUNDLES: tuple[tuple[str, str, Callable[[Papers], bytes]], ...] = (
     ("tampered", "a bundle with one bit of its weights turned", Papers.tampered_bundle),
     ("cut", "a bundle that ends too soon", lambda papers: papers.task_bundle()[:-1]),
     ("expired", "a bundle that has expired", lambda papers: papers.task_bundle(days=-1.0)),
-    ("nothing", "an empty bundle", lambda papers: b""),
+    ("nothing", "an empty bundle", lambda _: b""),
 )  # fmt: skip
 
 

@@ -22,8 +22,8 @@ from fedlearn_client.conformance.situations import Situation, situations
 
 METHOD: Final = "/fedlearn.conformance.v1.Numerics/Answer"
 TOLERANCE: Final = 1e-5
-"""Of a coordinate of a delta and of a feature, absolute below 1 and relative above: what f32 sums in another order differ
-by, with room; an error of meaning is a thousand times larger."""
+"""Of a coordinate of a delta and of a feature, absolute below 1 and relative above: what f32 sums in another order
+differ by, with room; an error of meaning is a thousand times larger."""
 RHO_TOLERANCE: Final = 1e-9
 """Relative: zCDP is a sum of a few thousand doubles."""
 
@@ -68,21 +68,21 @@ class Numbers:
         require(reply.WhichOneof("body") == body, f"a reply with {body}", f"one with {reply.WhichOneof('body')}")
         return getattr(reply, body)
 
-    def _load(self) -> str:
-        """Each case loads the catalogue anew, so that it stands by itself."""
-        return str(self._ask(pb.Case(load_catalogue=fixture(CATALOGUE)), "index_digest"))
+    def _load(self, name: str = CATALOGUE) -> str:
+        """Each case loads its catalogue anew, so that it stands by itself."""
+        return str(self._ask(pb.Case(load_catalogue=fixture(name)), "index_digest"))
 
     def _index(self, digest: str) -> None:
         found = self._load()
         require(found == digest, digest, found)
 
     def _query(self, vector: Vector) -> None:
-        self._load()
+        self._load(vector.get("catalogue", CATALOGUE))
         reply = self._ask(pb.Case(make_query=occasion(vector)), "query")
         same_integers(reply.values, vector["query"])
 
     def _rows(self, vector: Vector) -> None:
-        self._load()
+        self._load(vector.get("catalogue", CATALOGUE))
         asked = pb.MatchRows(query=vector["query"], candidates=vector["candidates"])
         near(self._ask(pb.Case(match_rows=asked), "rows").values, floats(vector["rows"]))
 

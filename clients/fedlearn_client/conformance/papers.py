@@ -39,6 +39,7 @@ STATIC: Final = (PLAN, STEP, INFER, WEIGHTS, GOLDEN)
 """Files of a task bundle that do not expire."""
 
 _LARGEST_CATALOGUE: Final = 5_000_000
+_STATUSES: Final = 1000  # more than one run of the kit issues, so that the next run's are newer
 
 
 @cache
@@ -128,5 +129,5 @@ class Papers:
             stopped: digests that rest.
             signer: somebody else than the roster's status key.
         """
-        made = Status(version_at(self.now) + number, format_time(self.now - age_s), tuple(stopped), ())
+        made = Status(version_at(self.now) * _STATUSES + number, format_time(self.now - age_s), tuple(stopped), ())
         return sign_envelope(STATUS_TYPE, status_bytes(made), [self.keys["status"] if signer is None else signer])

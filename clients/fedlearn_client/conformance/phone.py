@@ -20,6 +20,7 @@ from fedlearn_client.conformance.papers import Papers
 from fedlearn_client.conformance.town import CHAT, OTHER, READING, RECOMMEND
 
 PACKAGE: Final = "fedlearn.device.v1"
+WATCH: Final = "Consent/Watch"
 TEXT_VERSION: Final = 3
 STREAMS: Final = {
     "chat": ("messages", pb.DATA_TYPE_MESSAGE_CONTENT),
@@ -74,13 +75,32 @@ class Phone:
             why: what is wrong with it, for the report.
         """
         answer = self._answer(self.callers.line(caller), method, request)
-        is_refusal = answer.code != "OK" and answer.code not in _NO_REFUSAL
-        require(is_refusal, f"{method} refuses {why}", came(answer))
+        require(answer.code != "OK", f"{method} refuses {why}", came(answer))
+        self._require_refusal(answer, method, why)
+
+    def ask_or_refusal(self, caller: str, method: str, request: Message, why: str) -> Any:
+        """Return the reply, or None for a refusal in good order; both may be right."""
+        answer = self._answer(self.callers.line(caller), method, request)
+        if answer.code == "OK":
+            return reply_of(method).FromString(answer.body)
+        self._require_refusal(answer, method, why)
+        return None
+
+    @staticmethod
+    def _require_refusal(answer: Answer, method: str, why: str) -> None:
+        """A refusal is a decision: neither a crash, nor a deadline, nor a target that went away."""
+        require(answer.code not in _NO_REFUSAL, f"{method} refuses {why}", came(answer))
         require(bool(_CODE.match(answer.details)), "a message that begins with a code, FLnnn", came(answer))
 
-    def denied(self, caller: str, method: str, request: Message | bytes = b"") -> None:
+    def denied(self, caller: str, method: str) -> None:
         """Require that ``caller`` may not call ``method`` at all."""
-        answer = self._answer(self.callers.line(caller), method, request)
+        line = self.callers.line(caller)
+        if method == WATCH:  # one message is enough: a target that lets the caller in would never end
+            answer = next(line.watch(f"/{PACKAGE}.{method}", b"", 1))
+            if answer.code == "UNIMPLEMENTED":
+                raise NotServed(f"{method} is not served")
+        else:
+            answer = self._answer(line, method, b"")
         require(answer.code in _CALLER_CODES, f"{method} is denied to {caller}", came(answer))
 
     def _answer(self, line: Line, method: str, request: Message | bytes) -> Answer:
@@ -211,7 +231,7 @@ def set_request(grant: Grant, on: bool = True, text_version: int = TEXT_VERSION)
 
 def reply_of(method: str) -> type[Message]:
     """Return the class of a method's reply."""
-    kind: type[Message] = pb.ListReply if method == "Consent/Watch" else getattr(pb, f"{method.partition('/')[2]}Reply")
+    kind: type[Message] = pb.ListReply if method == WATCH else getattr(pb, f"{method.partition('/')[2]}Reply")
     return kind
 
 

@@ -1,11 +1,13 @@
-"""Everything that a target needs before the kit is run against it: keys, settings, tables of callers, documents. ::
+"""Everything that a target needs before the kit is run against it: keys, settings, tables of callers, documents.
 
-    DIR/keys/            throw-away keys; the kit signs with them when it runs
-    DIR/root.key.pub     the root that the target must trust
-    DIR/callers.toml     how the kit connects as each caller (``conformance --callers``); edit it for your platform
-    DIR/device.toml      settings of a fedlearn-device (``serve --settings``)
-    DIR/device-callers.toml  its table of uids
-    DIR/documents/       bundle, catalogue and status of today, for a look; the kit signs fresh ones
+==========================  ============================================================================
+``keys/``                   throw-away keys; the kit signs with them when it runs
+``root.key.pub``            the root that the target must trust
+``callers.toml``            how the kit connects as each caller (``--callers``); edit it for your platform
+``device.toml``             settings of a fedlearn-device (``serve --settings``)
+``device-callers.toml``     its table of uids
+``documents/``              bundle, catalogue and status of today, for a look; the kit signs fresh ones
+==========================  ============================================================================
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ A message begins with a time and a name; further lines belong to it::
 
     31/12/2023, 21:41 - Ana: are we still on            (Android)
     [31.12.23, 21:41:05] Ana: for noodles tomorrow?     (iOS)
+    2023/12/31 下午9:41 - Ana: 明天吃面吗                  (Android, Chinese)
 
 The order of day and month follows the phone's region and is not written down: it is taken from a date that only one
 order can explain, and if there is none the file is refused rather than guessed. An export does not mark what was
@@ -24,6 +25,7 @@ from fedlearn_client.imports.line import OwnLine
 _MARKS: Final = dict.fromkeys(map(ord, "\u200e\u200f\u202a\u202b\u202c\ufeff")) | {0x202F: " ", 0xA0: " "}
 _HEAD: Final = re.compile(
     r"\[?(?P<a>\d{1,4})[./-](?P<b>\d{1,2})[./-](?P<c>\d{1,4}),? "
+    r"(?P<noon>[上下]午)? ?"
     r"(?P<hour>\d{1,2})[:.](?P<minute>\d{2})(?:[:.](?P<second>\d{2}))?(?: ?(?P<half>[AaPp])\.?[Mm]\.?)?"
     r"(?:\] | - )(?P<rest>.*)",
     re.DOTALL,
@@ -103,8 +105,9 @@ def _time(head: re.Match[str], order: str) -> float:
     """Return the message's time; the export has the phone's local time without a zone, so this machine's is taken."""
     date = dict(zip(order, (int(head["a"]), int(head["b"]), int(head["c"])), strict=True))
     hour = int(head["hour"])
-    if head["half"]:
-        hour = hour % 12 + (12 if head["half"] in "Pp" else 0)
+    half = head["half"] or head["noon"]
+    if half:
+        hour = hour % 12 + (12 if half in {"P", "p", "下午"} else 0)
     year = date["y"] if date["y"] > 99 else 2000 + date["y"]
     try:
         return datetime(year, date["m"], date["d"], hour, int(head["minute"]), int(head["second"] or 0)).timestamp()

@@ -55,7 +55,7 @@ class NumericsHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has
         loop: Any = asyncio.get_running_loop()
         try:
             return bytes(await loop.run_in_executor(self._pool, self._answered, kind, case, data))
-        except Exception as error:  # noqa: BLE001 - the caller hears a status
+        except Exception as error:
             refusal = refusal_of(error)
             await context.abort(refusal.status, refusal.details)
             raise

@@ -29,6 +29,7 @@ VERSION: Final = 1
 _KEY_BYTES: Final = 32
 _PAGE_BYTES: Final = 4096
 _BUSY_MS: Final = 5_000
+_CACHE_KIB: Final = 512  # of decrypted pages; the default of 2 MiB stays full of a catalogue that was read once
 _MIGRATIONS: Final[dict[int, str]] = {}
 """Version -> SQL that makes it the next one, its own ``PRAGMA user_version`` included."""
 
@@ -40,6 +41,7 @@ _SETTINGS: Final = (
     "PRAGMA secure_delete = ON",
     "PRAGMA foreign_keys = ON",
     "PRAGMA temp_store = MEMORY",
+    f"PRAGMA cache_size = -{_CACHE_KIB}",
 )
 _FULL: Final = "disk is full"
 _ADVICE: Final = (

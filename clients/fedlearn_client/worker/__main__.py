@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from fedlearn_client.light import HASHES, import_without
 from fedlearn_client.worker import sandbox
 
 IDLE_S = 30.0
@@ -14,6 +15,8 @@ def main(arguments: list[str]) -> int:
     """Run a resident worker; with ``--train`` one that answers once, with ``--numerics`` one for conformance tests."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is loaded
     layers = sandbox.isolate()
+    for module, hidden in HASHES.items():
+        import_without(module, hidden)
     # only now: a user namespace needs a process with one thread, and what is imported runs isolated
     from fedlearn.proto import worker_pb2 as pb  # noqa: PLC0415
     from fedlearn_client.worker import serve, warm  # noqa: PLC0415

@@ -89,7 +89,10 @@ class WorkerProcess:
                 cwd="/",
             )
         except OSError as error:
-            raise WorkerFailed(f"worker: cannot be started ({type(error).__name__}); is memory left?") from None
+            raise WorkerFailed(
+                f"worker: cannot be started ({type(error).__name__}); may the daemon's user run {started[0]}, and is "
+                "memory left?"
+            ) from None
         for pipe in (self._in, self._out):
             os.set_blocking(pipe, False)
         self._busy = threading.Lock()
@@ -237,11 +240,13 @@ class WorkerProcess:
 def clean_environment() -> dict[str, str]:
     """Return what a worker's environment is: nothing of the daemon's.
 
-    One thread for numpy; no telemetry of onnxruntime, which is on by default on Linux; few memory arenas.
+    One thread for numpy; no telemetry of onnxruntime, which is on by default on Linux; one memory arena, and what is
+    larger than 1 MiB apart from it, so that a catalogue leaves no holes.
     """
     return {
         "LANG": "C.UTF-8",
         "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": "1048576",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "ORT_DISABLE_TELEMETRY": "1",

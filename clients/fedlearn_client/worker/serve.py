@@ -48,8 +48,11 @@ class Worker:
             self._answers["numerics"] = lambda request: pb.Reply(numerics=numerics.answer(request.numerics))
 
     def answer(self, data: bytes) -> bytes:
-        """Return the reply to one request; a failure is a reply too."""
-        request = pb.Request.FromString(data)
+        """Return the reply to one request, both in bytes; a failure is a reply too."""
+        return self.reply(pb.Request.FromString(data))
+
+    def reply(self, request: pb.Request) -> bytes:
+        """Return the reply to a request."""
         kind = request.WhichOneof("body") or ""
         try:
             return self._answers.get(kind, _refuse)(request).SerializeToString()
@@ -95,7 +98,9 @@ def serve(worker: Worker, source: int, sink: int, idle_s: float | None) -> None:
         data = read_frame(lambda count: os.read(source, count))
         if data is None:
             return
-        write_all(sink, frame(worker.answer(data)))
+        request = pb.Request.FromString(data)
+        del data  # a catalogue can be megabytes
+        write_all(sink, frame(worker.reply(request)))
         if idle_s is None:
             return
 

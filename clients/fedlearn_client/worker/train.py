@@ -21,6 +21,7 @@ from fedlearn.rng import os_bytes, simulation_rng
 from fedlearn.types import I64
 from fedlearn.wire import encode_contribution
 from fedlearn_client.contribution import make_contribution
+from fedlearn_client.memory import give_back
 from fedlearn_client.worker.columns import Known, examples, make_columns
 from fedlearn_client.worker.documents import F32, Columns, read_columns, read_parameters, read_plan
 from fedlearn_client.worker.graphs import StepGraph
@@ -51,15 +52,17 @@ def train(request: pb.TrainRequest, on_step: OnStep = lambda: None) -> pb.TrainR
     task = task_from_bytes(request.task)
     _require_same(task, plan, digest)
     columns = read_columns(plan.columns, request.columns) if request.columns else _columns(request, plan, task)
+    give_back()  # a catalogue and its index: as much as all that follows
     incoming = read_parameters(plan.shared, request.weights, "weights")
     own = read_parameters(plan.private, request.private_parameters, "private_parameters")
     graph = StepGraph(request.step, plan, incoming | own)
     delta = run_steps(graph, plan.training, columns, Shuffle(task.shuffle_seed, task.step), on_step)
-    update = flat(plan.shared, delta)
+    update, following = flat(plan.shared, delta), _next_private(plan.private, own, delta)
+    del graph, delta, incoming, own  # the contribution needs the room
     clipped = clip_l2(update, task.mechanism.l2_clip_norm)
     return pb.TrainReply(
         contribution=encode_contribution(make_contribution(clipped, task, update.size)),
-        private_parameters=_next_private(plan.private, own, delta),
+        private_parameters=following,
         examples=_count(columns),
     )
 

@@ -33,7 +33,7 @@ from fedlearn.lab.bench.device_trainer import (
 from fedlearn.lab.bench.device_world import APP, DAYS, PURPOSE, World, bench_policy
 from fedlearn.models import MatchModel
 from fedlearn.proto import device_pb2 as pb
-from fedlearn.signals import Message, Session
+from fedlearn.signals import Direction, Message, Session
 from fedlearn_client.hooks import Role
 
 CLIENT: Final = "fedlearn-client"
@@ -43,6 +43,7 @@ BATCHES: Final = (100, 500)
 BLOCK: Final = 1000
 """Messages of one timing."""
 
+_DIRECTIONS: Final = {Direction.OUTGOING: pb.DIRECTION_OUTGOING, Direction.INCOMING: pb.DIRECTION_INCOMING}
 _SETTLE_S: Final = 1.0
 _QUIET_S: Final = 6.0  # the daemon gives memory back after five quiet seconds
 
@@ -277,7 +278,7 @@ class _Push:
 def _signal(name: str, message: Message, moment: float) -> pb.Signal:
     body = pb.MessageSignal(
         text=message.text,
-        direction=pb.Direction.Value(f"DIRECTION_{message.direction.upper()}"),
+        direction=_DIRECTIONS[message.direction],
         foreign_spans=[pb.Span(start=start, end=end) for start, end in message.foreign_spans],
     )
     return pb.Signal(id=name, time_ms=_ms(moment), message=body)

@@ -26,17 +26,17 @@ from fedlearn.models.base import ClientExamples, Model, parameter_count
 from fedlearn.models.two_tower import TwoTowerModel
 from fedlearn.proto import worker_pb2 as pb
 from fedlearn.rng import simulation_rng
-from fedlearn.terms import ExamplePrivacy, TrainingTerms
-from fedlearn.types import F64, I64
+from fedlearn.terms import ExamplePrivacy
+from fedlearn.types import F64, I64, Contribution
 from fedlearn.wire import decode_contribution
 from fedlearn_client.contribution import make_contribution
 from fedlearn_client.linux.clock import LinuxClock
 from fedlearn_client.worker.columns import Known, examples, make_columns
 from fedlearn_client.worker.documents import F32, Columns
 from fedlearn_client.worker.graphs import StepGraph
+from fedlearn_client.worker.process import WorkerProcess
 from fedlearn_client.worker.train import Shuffle, flat, run_steps, spread
 from fedlearn_client.workers import START_S, Workers
-from fedlearn_client.worker.process import WorkerProcess
 
 STEPS: Final = 600
 DIFFERENCE_STEPS: Final = 100
@@ -211,7 +211,7 @@ def _contribution(one: LocalRound) -> F64:
         sent = decode_contribution(workers.train(one.request, _DEADLINE_S).contribution)
     finally:
         workers.close()
-    return sent.values * sent.scale
+    return _decoded(sent)
 
 
 def _private_contribution(one: LocalRound, work: _Work) -> F64:
@@ -225,7 +225,7 @@ def _private_contribution(one: LocalRound, work: _Work) -> F64:
         graph.run()
     update = flat(one.plan.shared, graph.delta)
     made = make_contribution(clip_l2(update, one.task.mechanism.l2_clip_norm), one.task, update.size)
-    return made.values * made.scale
+    return _decoded(made)
 
 
 def _simulated(one: LocalRound, work: _Work) -> F64:
@@ -235,7 +235,12 @@ def _simulated(one: LocalRound, work: _Work) -> F64:
     engine = LoopEngine(one.trained.model, terms.learning_rate, private=private)
     given = None if noise is None else (lambda position: noise)  # noqa: ARG005 - one phone
     deltas = engine.updates(one.trained.parameters, [ClientExamples(work.columns)], [work.order], given).deltas
-    return clip_rows(deltas, one.task.mechanism.l2_clip_norm).values[0]
+    clipped: F64 = clip_rows(deltas, one.task.mechanism.l2_clip_norm).values[0]
+    return clipped
+
+
+def _decoded(contribution: Contribution) -> F64:
+    return np.asarray(contribution.values, np.float64) * contribution.scale
 
 
 def _seconds(call: Callable[[], object]) -> float:
