@@ -343,5 +343,7 @@ def kill_often(kills: int, seed: int, kinds: Sequence[str] = KINDS, sabotage: st
             killer.look()
             killer.seen[kind] += 1
         killer.finish()
+        uploads = phone.gateway.uploads()
+        killer.seen["uploads sent again"] = len(uploads) - len(set(uploads))
         assert phone.stderr() == ""
     return killer

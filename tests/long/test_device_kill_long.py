@@ -28,7 +28,7 @@ def test_killed_fifty_times(kind: str) -> None:
     teeth = {
         "in_ingest": "pushes lost unheard",
         "in_training": "in_training",
-        "in_upload": "uploads caught",
+        "in_upload": "uploads sent again",
         "in_withdrawal": "withdrawals half done",
     }
     assert killer.seen[teeth[kind]] >= 3, "too few kills fell into what was to be killed"

@@ -2,76 +2,66 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from functools import lru_cache
-from importlib.metadata import distribution
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
-from fedlearn.errors import OutOfRange
-from fedlearn.lab.bench.device import DeviceBench, DeviceSizes, bench_device
+from fedlearn.device.catalogue_file import catalogue_bytes
+from fedlearn.errors import OutOfRange, TransportFailed
+from fedlearn.features import FEATURES
+from fedlearn.lab.bench.device import DeviceSizes
 from fedlearn.lab.bench.device_figures import closure, figure, figures_table
-from fedlearn.lab.bench.device_phone import FORBIDDEN, forbidden, status_mebibytes
-from fedlearn.lab.bench.device_world import APP, LARGE, World, bench_policy
+from fedlearn.lab.bench.device_phone import FORBIDDEN, Phone, forbidden, status_mebibytes
+from fedlearn.lab.bench.device_trainer import bench_differences
+from fedlearn.lab.bench.device_world import APP, LARGE, TERMS, World, bench_policy
+from fedlearn.models import MatchModel
 from fedlearn.models.base import parameter_count
 from fedlearn.policy.document import DataType
-
-SMALL = DeviceSizes(
-    restaurants=500, phones=120, messages=2000, rankings=4, steps=20, difference_steps=20, repeats=1, patient=False
-)
-LIMITS = {
-    "daemon: start to serving": 1.5,
-    "daemon: idle memory after start": 60.0,
-    "daemon: idle memory after use": 60.0,
-    "daemon: forbidden modules": 0.0,
-    "push, consent on, 100 at a time": 2000.0,
-    "push, consent on, 500 at a time": 2000.0,
-    "push, consent off, 100 at a time": 2000.0,
-    "push, consent off, 500 at a time": 2000.0,
-    "recommend, p95": 10.0,
-    "trainer: peak memory": 90.0,
-    "trainer: peak memory, match": 90.0,
-    "trainer: 20 steps": 450.0,
-    "local round, match, 200 examples": 1.5,
-    "local round, two_tower, 20 steps": 1.5,
-    "bundle match: plan + step": 200_000.0,
-    "bundle two_tower: plan + step": 200_000.0,
-    "difference, match": 1e-5,
-    "difference, match, private steps": 1e-5,
-    "difference, two_tower": 1e-5,
-    "difference, two_tower, private steps": 1e-5,
-    "client: packages": 16.0,
-}
+from fedlearn_client.hooks import Role
 
 
-@lru_cache
-def small() -> DeviceBench:
-    return bench_device(SMALL)
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("bench") / "keys", bench_policy(), 500, 120, float(int(time.time())))
 
 
-def test_every_limit_is_measured() -> None:
-    found = {one.name: one.limit for one in small().figures if one.limit is not None}
-    assert found == LIMITS
-    assert all(one.median > 0 or one.limit in {0, 1e-5} for one in small().figures)
-    assert all(one.repeats >= 1 and one.least <= one.median <= one.most for one in small().figures)
+def test_a_daemon_starts_serves_and_loads_nothing_forbidden(world: World) -> None:
+    with tempfile.TemporaryDirectory(prefix="fl-") as folder:
+        phone = Phone(Path(folder), world.documents.root)
+        with phone.life("system", Role.SYSTEM, imports=True) as life:
+            assert life.serving_s > 0.0
+            assert 10.0 < life.mebibytes() <= life.mebibytes("VmHWM")
+            assert life.workers() == []
+            assert life.call("Runtime/Status").version
+            with pytest.raises(TransportFailed, match="PERMISSION_DENIED"):
+                life.call("Consent/List")
+        assert "grpc" in phone.loaded()
+        assert forbidden(phone.loaded()) == []
 
 
-def test_what_does_not_depend_on_the_machine_keeps_its_limit() -> None:
-    certain = ("daemon: forbidden", "bundle", "difference", "client")
-    assert {one.name: one.is_met for one in small().figures if one.name.startswith(certain)}.values() <= {True, None}
+def test_a_daemon_that_cannot_start_says_why(world: World, tmp_path: Path) -> None:
+    phone = Phone(tmp_path, "not a key")
+    with pytest.raises(TransportFailed, match="root_keys"), phone.life("system", Role.SYSTEM):
+        pass
 
 
-def test_a_result_says_how_it_was_measured_and_names_no_machine() -> None:
-    result = small()
-    text = json.dumps(asdict(result))
-    assert result.sizes == SMALL
-    assert result.machine.versions["onnxruntime"] == distribution("onnxruntime").version
-    assert all(one.protocol for one in result.figures)
-    for private in (str(Path.cwd()), str(Path.home()), "/tmp", Path("/proc/sys/kernel/hostname").read_text().strip()):
-        assert f'"{private}' not in text
-        assert f"{private}/" not in text
+def test_differences_of_every_model_and_kind_are_within_the_limit(world: World) -> None:
+    found = bench_differences(world, steps=20)
+    assert [one.name for one in found] == [
+        *("difference, match", "difference, match, private steps"),
+        *("difference, two_tower", "difference, two_tower, private steps"),
+    ]
+    assert all(one.is_met for one in found)
+
+
+def test_steps_and_examples_are_what_a_round_says(world: World) -> None:
+    one = world.round(MatchModel(len(FEATURES)), TERMS, 12)
+    assert len(one.request.occasions) == 12
+    assert one.plan.training.batch_size == 16
+    assert one.plan.training.candidates == 64
+    assert one.request.catalogue == catalogue_bytes(world.catalogue)
 
 
 def test_a_limit_is_a_ceiling_or_a_floor() -> None:

@@ -48,7 +48,8 @@ TELEGRAM = {
          "text": f"我想吃烤鸭 {THEIRS}"},
         {"type": "message", "date_unixtime": "1761946940", "from": "Bo Li", "from_id": "u2",
          "text": [{"type": "blockquote", "text": f"roast duck {THEIRS} "},
-                  f"{MINE} 今晚想吃川菜的麻辣火锅, with parking please, not sushi. something cheap, under 80 yuan, near by"]},
+                  f"{MINE} 今晚想吃川菜的麻辣火锅, with parking please, not sushi. something cheap, ",
+                  "under 80 yuan, near by"]},
     ]
 }  # fmt: skip
 
@@ -134,10 +135,6 @@ def test_the_file_written_is_what_is_shown(files: Files, tmp_path: Path) -> None
     facts = files.facts(CHAT, "--chose", item(), "--bytes", str(path))
     assert path.read_bytes().hex() == facts["upload"]["bytes"]
     assert path.stat().st_mode & 0o077 == 0
-    status, out, _ = files.run(CHAT, "--chose", item())
-    assert status == 0
-    assert facts["upload"]["values_sha256"] in out
-    assert max(map(len, out.splitlines())) <= 110
 
 
 def test_no_text_of_the_file_is_anywhere_else(files: Files, tmp_path: Path) -> None:
@@ -172,6 +169,7 @@ sys.exit(main())
         for where, data in {"output": out, "processes": seen, **left}.items():
             for form in (word.encode(), word.encode().hex().encode(), word.encode("utf-16-le")):
                 assert form not in data, where
+    assert max(map(len, out.decode().splitlines())) <= 110
     assert "川菜".encode() in out  # the control: words of the catalogue are shown
 
 
@@ -243,10 +241,9 @@ def test_files_that_are_no_export(files: Files, export: str, form: str, says: st
 
 def test_lines_that_a_phone_would_refuse_are_left_out_and_counted(files: Files) -> None:
     later = "31/10/2099, 21:45 - Bo Li: 早茶\n31/10/2099, 21:46 - Bo Li: " + "面" * 6000 + "\n"
-    facts = files.facts(CHAT + later)
-    assert (facts["lines_of_yours"], facts["too_long"], facts["ahead_of_the_clock"]) == (3, 1, 1)
     status, out, _ = files.run(CHAT + later)
     assert status == 0
+    assert out.startswith("3 lines are yours. 2 say ")
     assert out.count("Left out: 1 ") == 2
 
 

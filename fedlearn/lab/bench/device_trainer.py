@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -103,7 +104,8 @@ def bench_differences(world: World, steps: int = DIFFERENCE_STEPS) -> list[Figur
             work = _work(one)
             is_private = terms.example_privacy is not None
             sent = _private_contribution(one, work) if is_private else _contribution(one)
-            worst = float(np.abs(sent - _simulated(one, work)).max())
+            with _one_thread():
+                worst = float(np.abs(sent - _simulated(one, work)).max())
             protocol = (
                 "worker's graph and clip in this process, the noise given to both"
                 if is_private
@@ -160,12 +162,8 @@ def _steps(one: LocalRound, count: int, repeats: int) -> list[Figure]:
     def eager() -> float:
         return _seconds(lambda: engine.updates(one.trained.parameters, [client], [work.order]))
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with _one_thread():
         pairs = [(device(), eager()) for _ in range(repeats + 1)][1:]
-    finally:
-        torch.set_num_threads(threads)
     protocol = "StepGraph and batches as in a worker, one thread, wall time, without the session's start"
     return [
         figure(f"trainer: {count} steps", "ms", [1e3 * ours for ours, _ in pairs], protocol, limit=450.0),
@@ -241,6 +239,16 @@ def _simulated(one: LocalRound, work: _Work) -> F64:
 
 def _decoded(contribution: Contribution) -> F64:
     return np.asarray(contribution.values, np.float64) * contribution.scale
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seconds(call: Callable[[], object]) -> float:
