@@ -10,7 +10,9 @@ from typing import Final
 _M_ARENA_MAX: Final = -8  # <malloc.h>
 _ARENAS: Final = 2
 _M_MMAP_THRESHOLD: Final = -3
+_M_TRIM_THRESHOLD: Final = -1
 _LARGE_BYTES: Final = 128 * 1024
+_LARGEST_KEPT: Final = 32 * 1024 * 1024  # glibc takes no more
 _SET_DUMPABLE: Final = 4  # <sys/prctl.h>
 
 
@@ -32,6 +34,14 @@ def leave_no_dump() -> None:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def reuse_large() -> None:
+    """Have the C library keep freed memory for the next step of a training: asking the system each time is slow."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+        mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_KEPT)
 
 
 def give_back() -> None:

@@ -22,6 +22,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ from unittest.mock import patch
 import grpc
 from google.protobuf.message import Message
 
+from fedlearn.device.bundle import build_bundle
 from fedlearn.errors import TransportFailed
 from fedlearn.policy.document import DataType
 from fedlearn.proto import device_pb2 as pb
@@ -102,23 +104,16 @@ def plan() -> Any:
 @lru_cache
 def bundle() -> bytes:
     """The town's bundle, its policy allowing many rounds a day, its weights telling every wish apart."""
-    import struct
-
-    from fedlearn.device.bundle import build_bundle
-
     policy = town.city_policy(NOW)
     policy = replace(policy, device=replace(policy.device, max_rounds_per_day=1000))
     files = town.bundle_files(plan(), now=NOW, policy=policy)
     files["weights.bin"] = weights()
-    assert len(files["weights.bin"]) == struct.calcsize(f"<{town.WIDTH}f")
     return bytes(build_bundle(files, expires=NOW + 30 * town.DAY, signers=town.approvers()[:2]))
 
 
 @lru_cache
 def weights() -> bytes:
     """A different weight for each feature."""
-    import struct
-
     values = [1.0 + 0.037 * number for number in range(town.WIDTH)]
     return struct.pack(f"<{town.WIDTH}f", *values)
 
@@ -129,11 +124,18 @@ def weights() -> bytes:
 class Gateway(FakeGateway):
     """The fake gateway, safe to use from several threads, behind a socket for a daemon in another process.
 
-    ``serial`` makes its tokens equal in each world; ``on_upload`` is called as soon as an upload has arrived.
+    ``on_upload`` is called as soon as an upload has arrived; ``clock`` decides times and tokens (``FixedRandom``).
     """
 
     def __init__(self, clock: Any = None) -> None:
-        super().__init__(plan(), weights(), town.operator_key(), clock_rng=clock or LinuxClock(), run_id="run-1")
+        super().__init__(
+            plan(),
+            weights(),
+            town.operator_key(),
+            clock_rng=clock or LinuxClock(),
+            run_id="run-1",
+            task_seconds=12 * 3600.0,  # of a clock that stands still while all tests run
+        )
         self._one = threading.Lock()
         self._listener: socket.socket | None = None
         self.on_upload: Callable[[], None] = lambda: None

@@ -10,7 +10,7 @@ SETTINGS: Final = """\
 # The encrypted store. Made with mode 0700; must belong to the daemon's user.
 directory = "/var/lib/fedlearn/store"
 # Apps connect here. Its folder must exist, callers must be able to enter it (0755), and only the daemon's user or root
-# may write in it. With its folder at most some 70 characters.
+# may write in it. The whole path may have some 70 characters.
 socket = "/run/fedlearn/device.sock"
 # uid -> app and role; `fedlearn-device serve --example callers` prints one. Must belong to root or the daemon's user,
 # and others must not be able to write it.
@@ -23,7 +23,7 @@ root_keys = ["PUT THE 64 HEXADECIMAL DIGITS OF root.key.pub HERE"]
 keys = "/var/lib/fedlearn/keys"
 # Your log: kinds, sizes and codes, nothing of the owner. Default: log.jsonl in `directory`.
 # log = "/var/lib/fedlearn/store/log.jsonl"
-# Network interfaces that cost nothing. Without one no round runs.
+# Network interfaces that cost nothing; a wired one need not be named. On any other no round runs.
 unmetered = ["wlan0"]
 # Rounds run by themselves when everything allows it. false: by `fedlearn-device train-now` alone.
 # train = true

@@ -21,7 +21,7 @@ from fedlearn.rng import os_bytes, simulation_rng
 from fedlearn.types import I64
 from fedlearn.wire import encode_contribution
 from fedlearn_client.contribution import make_contribution
-from fedlearn_client.memory import give_back
+from fedlearn_client.memory import give_back, reuse_large
 from fedlearn_client.worker.columns import Known, examples, make_columns
 from fedlearn_client.worker.documents import F32, Columns, read_columns, read_parameters, read_plan
 from fedlearn_client.worker.graphs import StepGraph
@@ -53,6 +53,7 @@ def train(request: pb.TrainRequest, on_step: OnStep = lambda: None) -> pb.TrainR
     _require_same(task, plan, digest)
     columns = read_columns(plan.columns, request.columns) if request.columns else _columns(request, plan, task)
     give_back()  # a catalogue and its index: as much as all that follows
+    reuse_large()
     incoming = read_parameters(plan.shared, request.weights, "weights")
     own = read_parameters(plan.private, request.private_parameters, "private_parameters")
     graph = StepGraph(request.step, plan, incoming | own)
