@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from fedlearn.device.bundle import Bundle
-from fedlearn.errors import CallerRefused, SignalRefused
+from fedlearn.errors import CallerRefused, SignalRefused, WorkerFailed
 from fedlearn.policy.document import DataType, Policy, PurposeKind
 from fedlearn.proto import device_pb2 as pb
 from fedlearn_client import limits
@@ -26,10 +26,11 @@ from fedlearn_client.consent import Consent
 from fedlearn_client.hooks import Caller, ClockAndRng, ExampleIterator, Occasion, Role
 from fedlearn_client.intake import Intake
 from fedlearn_client.services.refusals import UnknownName
-from fedlearn_client.store.streams import Streams
+from fedlearn_client.store.streams import Stream, Streams
 
 NOTHING: Final = Occasion((), (), "")
 CATALOGUE_ONLY: Final = frozenset({"catalogue"})
+_ATTEMPTS: Final = 3
 
 
 class Ranker(Protocol):
@@ -104,10 +105,34 @@ class Recommender:
             CallerRefused: the policy lists no such purpose for this caller.
             BundleRefused: no live bundle serves the purpose.
             WorkerFailed: no ranking was made.
+
+        Guarantee: what the owner or an app took back before the ranking is handed out is not in it. It is made again
+        where that happened meanwhile.
         """
         self.buckets.take(caller.app)
         self._require_recipient(caller, purpose)
         bundle = self.ranker_for(purpose)
+        for attempt in range(1, _ATTEMPTS + 1):
+            granted = self._granted(purpose, caller.app)
+            try:
+                ranking = self._ranked(bundle, caller, purpose, count)
+            except WorkerFailed:
+                # whatever anybody takes back kills the worker; who asks must not learn of it by an error
+                if attempt == _ATTEMPTS:
+                    raise
+                continue
+            # remembered first and looked at then: what is taken back between the two forgets it
+            if self._granted(purpose, caller.app) == granted:
+                return ranking
+            self.memory.drop(ranking.id)
+        raise WorkerFailed("ranking: what may be used changes all the time; try again.")
+
+    def _granted(self, purpose: str, app: str) -> tuple[bool, list[Stream]]:
+        """Return what a ranking may be made from; equal again only if nothing of it was taken back in between."""
+        return self.consent.owner().personal_off, self.consent.effective(purpose, app)
+
+    def _ranked(self, bundle: Bundle, caller: Caller, purpose: str, count: int) -> Ranking:
+        """Rank with what is known now, and remember it."""
         occasion = self.examples.present(purpose, caller.app)
         sources = self.examples.sources(purpose, caller.app)
         if self.consent.owner().personal_off:
@@ -195,6 +220,11 @@ class RankingMemory:
         with self._lock:
             kept = self._kept.get(ranking_id)
         return kept.items if kept is not None and kept.app == app and now < kept.until else None
+
+    def drop(self, ranking_id: bytes) -> None:
+        """Forget one ranking, if it is there."""
+        with self._lock:
+            self._kept.pop(ranking_id, None)
 
     def forget(self) -> None:
         """Forget all: after a withdrawal, what a ranking held says what it was made from."""

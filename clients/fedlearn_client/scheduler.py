@@ -87,13 +87,18 @@ class Scheduler:
         self.wake()
 
     def why_not(self) -> str | None:
-        """Return why no round runs now, in words for the owner; None if one could."""
-        obstacle = self._rooms.readiness.phone()
+        """Return why no round runs now, in words for the owner; None if one could.
+
+        What the phone maker must mend comes before what a night mends: on a desk nothing ever charges.
+        """
+        readiness, bundles = self._rooms.readiness, self._rooms.installed.bundles()
+        lasting = [readiness.trust(bundle) for bundle in bundles] or [Obstacle.NO_BUNDLE]
+        obstacle = readiness.phone() if None in lasting else lasting[0]
         if obstacle is not None:
             return WORDS[obstacle]
         if self._busy.locked():
             return WORDS[Obstacle.RUNNING]
-        found = [self._standing_against(bundle) for bundle in self._rooms.installed.bundles()]
+        found = [self._standing_against(bundle) for bundle in bundles]
         if None in found:
             return None
         return WORDS[next((one for one in found if one is not None), Obstacle.NO_BUNDLE)]

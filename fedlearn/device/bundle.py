@@ -22,7 +22,7 @@ from fedlearn.policy.times import parse_time
 from fedlearn.policy.verify import VerifiedPolicy, verify_policy
 
 SCHEMA: Final = "fedlearn.bundle/1"
-MOST_BUNDLE_BYTES: Final = 16 * 2**20
+MOST_BUNDLE_BYTES: Final = 8 * 2**20 - 1024  # an Install request of 8 MiB holds it
 
 PLAN: Final = "plan.json"
 STEP: Final = "step.onnx"

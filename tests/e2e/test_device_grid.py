@@ -6,17 +6,21 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 
+from fedlearn.errors import WorkerFailed
 from fedlearn.proto import device_pb2 as pb
 from fedlearn_client.examples import StoredExamples
 from fedlearn_client.linux.clock import LinuxClock
 from fedlearn_client.linux.keystore import FileKeyStore
+from fedlearn_client.reading import Reading
 from fedlearn_client.store.database import Database
 from fedlearn_client.store.signals import NewSignal, SignalStore
 from fedlearn_client.store.streams import Streams
+from fedlearn_client.workers import Workers
 
 sys.path.insert(0, str(Path(__file__).parent))
 import device_grid as grids
@@ -118,3 +122,48 @@ def fill(phone: worlds.World, rows: int) -> None:
         )
     signals.close()
     database.close()
+
+
+@pytest.mark.parametrize("take_back", ["grant", "owner", "purge"])
+def test_what_is_taken_back_while_a_ranking_is_made_is_not_in_it(take_back: str) -> None:
+    """The signals were read; before they are ranked, consent to them ends, and the call that ended it returns."""
+    with worlds.world() as phone:
+        plain = worlds.without_id(phone.rank(SURFACE))
+        phone.register(CHAT)
+        phone.grant(CHAT, *grids.SHOW)
+        phone.push(CHAT, worlds.said("今晚想吃川菜的麻辣火锅", "1", worlds.NOW - 60.0))
+        assert worlds.without_id(phone.rank(SURFACE)) != plain
+        rank, done = Reading.rank, []
+
+        def late(self: Reading, *args: Any) -> Any:
+            if not done:
+                done.append(True)
+                if take_back == "grant":
+                    phone.grant(CHAT, *grids.SHOW, on=False)
+                elif take_back == "owner":
+                    phone.call(worlds.SETTINGS, "Consent/SetOwner", pb.SetOwnerRequest(age=pb.AGE_CLASS_UNKNOWN))
+                else:
+                    phone.call(CHAT, "Signals/Purge", pb.PurgeRequest(stream=worlds.STREAM))
+            return rank(self, *args)
+
+        with patch.object(Reading, "rank", late):
+            assert worlds.without_id(phone.rank(SURFACE)) == plain
+        assert done
+
+
+def test_what_one_app_takes_back_is_no_error_for_another() -> None:
+    """A destruction kills the worker that is just ranking for somebody else."""
+    with worlds.world() as phone:
+        phone.register(CHAT)
+        plain = worlds.without_id(phone.rank(MAPS))
+        rank, done = Workers.rank, []
+
+        def killed(self: Workers, *args: Any) -> Any:
+            if not done:
+                done.append(True)
+                phone.call(CHAT, "Signals/Purge", pb.PurgeRequest(stream=worlds.STREAM))
+                raise WorkerFailed("worker: ended before it had answered.")
+            return rank(self, *args)
+
+        with patch.object(Workers, "rank", killed):
+            assert worlds.without_id(phone.rank(MAPS)) == plain
