@@ -92,7 +92,7 @@ class History:
 
     def assumed(self) -> int:
         """Return the participations that were charged because they may have been, in a life before."""
-        return sum(run.count - run.taken for run in self.runs.values())
+        return sum(run.count - run.taken for run in self.runs.values() if run.rho > 0)
 
 
 def beginning(root: bytes) -> History:

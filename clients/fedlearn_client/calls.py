@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fedlearn.device.bundle import Bundle
 
 ANSWER_S: Final = 600.0
+NONCE_BYTES: Final = 16
 """A check-in or fetch that was not answered by then has no use any more."""
 _SPARE_FETCHES: Final = 16
 
@@ -76,6 +77,7 @@ class GatewayCalls:
             bundle_digest=bytes.fromhex(bundle.digest),
             runtime=__version__,
             status_version=status_version,
+            nonce=self._clock_rng.random_bytes(NONCE_BYTES),
         )
         challenge = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
         request.attestation = self._attestation.evidence(challenge)

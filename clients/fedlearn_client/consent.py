@@ -31,6 +31,7 @@ _WHY: Final = {
     "disputed": "somebody claims this app's data; it cannot be granted while the policy says so.",
     "minor": "the owner is a minor or of unknown age; nothing can be granted. Set the owner's age class first.",
     "expired": "no policy is in force; install a newer task bundle.",
+    "stopped": "the signed status stopped or revoked the policy; wait for one that does not.",
 }
 
 
@@ -71,11 +72,20 @@ class Consent:
         streams: what apps registered.
         policy: returns the verified policy in force, or None: the same object until another one is in force.
         clock_rng: says when a grant was given and whether the policy has expired.
+        stopped: whether a signed status stops or revokes that policy: then nothing is effective and nothing can be
+            granted, and grants and data stay as they are.
     """
 
     def __init__(
-        self, database: Database, streams: Streams, policy: Callable[[], Policy | None], clock_rng: ClockAndRng
+        self,
+        database: Database,
+        streams: Streams,
+        policy: Callable[[], Policy | None],
+        clock_rng: ClockAndRng,
+        *,
+        stopped: Callable[[], bool],
     ) -> None:
+        self._stopped = stopped
         self._database = database
         self._streams = streams
         self._policy = policy
@@ -110,8 +120,8 @@ class Consent:
 
     def switches(self) -> list[Switch]:
         """Return every switch that the policy lists, touched or not."""
-        standing, now = self._now_known().standing, self._clock_rng.now()
-        return [standing.switch(use, now) for use in standing.uses]
+        standing, now, stopped = self._now_known().standing, self._clock_rng.now(), self._stopped()
+        return [standing.switch(use, now, stopped) for use in standing.uses]
 
     def owner(self) -> Owner:
         """Return what is known of the owner."""
@@ -123,12 +133,14 @@ class Consent:
         Two answers are equal only if they are about the same streams with the same keys: a stream that was destroyed
         and granted anew is another one.
         """
-        known, now = self._now_known(), self._clock_rng.now()
-        return [] if known.standing.owner.personal_off else self._serving(known, purpose, recipient, now)
+        return [] if self._stopped() else self._granted(purpose, recipient)
 
     def has_any(self, purpose: str, recipient: str) -> bool:
-        """Whether anything may serve this purpose and this recipient now."""
-        return bool(self.effective(purpose, recipient))
+        """Whether anything may serve this purpose and this recipient now, or may once no status stops the policy.
+
+        So a stopped phone asks for a newer status if it has a grant. It must not train meanwhile: the status says that.
+        """
+        return bool(self._granted(purpose, recipient))
 
     def wanted(self, app: str, data_type: DataType) -> bool:
         """Whether any stream of the app with this data type may serve anything now; otherwise nothing is taken in."""
@@ -182,10 +194,11 @@ class Consent:
         with self._database.transaction() as connection:
             now = self._clock_rng.now()
             self._require_grantable(use, text_version, now)
+            agreed = self._now_known().standing.agreement(use)
             connection.execute(
-                "INSERT OR REPLACE INTO grants (app, data_type, purpose, recipient, is_on, text_version, time)"
-                " VALUES (?, ?, ?, ?, 1, ?, ?)",
-                (app, data_type.value, purpose, recipient, text_version, now),
+                "INSERT OR REPLACE INTO grants (app, data_type, purpose, recipient, is_on, text_version, agreed, time)"
+                " VALUES (?, ?, ?, ?, 1, ?, ?, ?)",
+                (app, data_type.value, purpose, recipient, text_version, agreed, now),
             )
             self.changed()
         return None
@@ -209,16 +222,26 @@ class Consent:
         return [] if self._destroyer is None else self._destroyer.finish_pending()
 
     def policy_changed(self) -> list[Receipt]:
-        """To be called when another policy comes into force: what it says is disputed is destroyed.
+        """To be called when another policy comes into force: what it disputes or no longer lists is destroyed.
 
-        Changed words and a source that is no longer listed end the use and destroy nothing: the rows expire, unless the
-        owner grants the use again or takes it back.
+        A grant that the policy does not list is taken back, as by the owner: should a later policy list it again, the
+        owner is asked again. Changed words end the use and destroy nothing: the rows expire, unless the owner grants
+        the use again or takes it back. Without a policy in force nothing of this happens.
+
+        Raises:
+            StoreFailed: not all could be destroyed yet; that is done at the next start.
         """
         with self._database.transaction() as connection:
             self.changed()
             if self._destroyer is not None:
                 self._destroyer.begin_disputed(connection)
-        return [] if self._destroyer is None else self._destroyer.finish_pending()
+        if self._destroyer is None:
+            return []
+        receipts = self._destroyer.finish_pending()
+        standing = self._now_known().standing
+        unlisted = [use for use, given in standing.given.items() if given.on and use not in standing.uses]
+        taken = [self._destroyer.withdraw(*use) for use in unlisted if standing.policy is not None]
+        return receipts + [receipt for receipt in taken if receipt is not None]
 
     def disputed(self, app: str, data_type: DataType) -> bool:
         """Whether the policy in force says that somebody claims this data."""
@@ -230,7 +253,7 @@ class Consent:
             raise ConsentRefused(
                 "app, data_type, purpose, recipient: the policy in force lists no such use; List shows those it does."
             )
-        hindrance = standing.hindrance(use, now)
+        hindrance = standing.hindrance(use, now, self._stopped())
         if hindrance:
             raise ConsentRefused(f"grant: {_WHY[hindrance]}")
         current = standing.text_version(use[2])
@@ -238,6 +261,10 @@ class Consent:
             raise ConsentRefused(
                 f"text_version={text_version}: the words have changed, they are at version {current}; show those."
             )
+
+    def _granted(self, purpose: str, recipient: str) -> list[Stream]:
+        known, now = self._now_known(), self._clock_rng.now()
+        return [] if known.standing.owner.personal_off else self._serving(known, purpose, recipient, now)
 
     def _serving(self, known: _Known, purpose: str, recipient: str, now: float) -> list[Stream]:
         if known.standing.expired(now):
@@ -263,10 +290,12 @@ class Consent:
 
     def _read(self, policy: Policy | None) -> Standing:
         age = self._facts.get(_AGE)
-        rows = self._database.rows("SELECT app, data_type, purpose, recipient, is_on, text_version, time FROM grants")
+        rows = self._database.rows(
+            "SELECT app, data_type, purpose, recipient, is_on, text_version, time, agreed FROM grants"
+        )
         given = {
-            (app, DataType(data_type), purpose, recipient): Given(bool(is_on), text_version, time)
-            for app, data_type, purpose, recipient, is_on, text_version, time in rows
+            (app, DataType(data_type), purpose, recipient): Given(bool(is_on), text_version, time, agreed)
+            for app, data_type, purpose, recipient, is_on, text_version, time, agreed in rows
         }
         owner = Owner(Age.UNKNOWN if age is None else Age(age.decode()), self._facts.get(_OFF) == b"1")
         return Standing(policy, owner, given, tuple(self._streams.all()))

@@ -28,7 +28,7 @@ from fedlearn_client.buckets import Buckets
 from fedlearn_client.calls import GatewayCalls
 from fedlearn_client.conditions import StricterConditions
 from fedlearn_client.consent import Consent
-from fedlearn_client.egress import EgressLog
+from fedlearn_client.egress import EgressLog, keep_s_of
 from fedlearn_client.examples import StoredExamples
 from fedlearn_client.guard import Guard
 from fedlearn_client.hooks import (
@@ -191,7 +191,7 @@ class Daemon:
             self._life.callback(relay.refuse_new)
         if settings.train:
             parts.scheduler.start()
-        threading.Thread(target=self._tidy, args=(parts.signals,), name="tidy", daemon=True).start()
+        threading.Thread(target=self._tidy, args=(parts.signals, parts.egress), name="tidy", daemon=True).start()
         give_back()
         hooks.audit.record("started", {"version": __version__, "bundles": len(parts.installed.bundles())})
 
@@ -208,11 +208,12 @@ class Daemon:
         self._hooks.audit.record("conformance", {"numerics": True})
         return (handler,)
 
-    def _tidy(self, signals: SignalStore) -> None:
+    def _tidy(self, signals: SignalStore, egress: EgressLog) -> None:
         """Delete what has expired, each hour; what has expired is not used before it is deleted either."""
         while not self._ending.is_set():
             try:
                 signals.expire(self._hooks.clock_rng.now())
+                egress.forget_old(self._hooks.clock_rng.now())
             except StoreFailed as error:
                 self._hooks.audit.record("expiry_failed", {"code": error.code})
             give_back()
@@ -232,13 +233,16 @@ class _Parts:
         self.streams = Streams(self.database, keystore, clock_rng)
         self.installed = Installed(self.database, self.facts, clock_rng, hooks.audit, root_keys=settings.root_keys)
         self.installed.load()
-        self.consent = Consent(self.database, self.streams, self.installed.policy, clock_rng)
+        self.consent = Consent(
+            self.database, self.streams, self.installed.policy, clock_rng, stopped=self.installed.stopped
+        )
         self.signals = SignalStore(self.database, self.streams, clock_rng, admits=self.consent.admits)
         life.callback(self.signals.close)
         self.workers = Workers(clock_rng, allow_weak_sandbox=settings.allow_weak_sandbox)
         life.callback(self.workers.close)
         self.reading = Reading(self.workers, self.installed, self.facts)
-        self.egress = EgressLog(self.database, clock_rng)
+        policy = self.installed.policy
+        self.egress = EgressLog(self.database, keystore, clock_rng, keep_s=lambda: keep_s_of(policy()))
         self.receipts = Receipts(self.database, keystore, clock_rng)
         self.memory = RankingMemory()
         self.withdrawals = Withdrawals(

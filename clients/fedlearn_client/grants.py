@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Final
 
+from fedlearn.policy.canonical import canonical_bytes, sha256_hex
 from fedlearn.policy.document import DataType, Policy, Purpose
 from fedlearn.policy.times import parse_time
 from fedlearn_client.store.streams import Stream
@@ -46,11 +47,13 @@ class Given:
         on: granted.
         text_version: of the words that were on the screen.
         time: seconds since the Unix epoch.
+        agreed: ``Standing.agreement`` of then; nothing else was agreed to.
     """
 
     on: bool
     text_version: int
     time: float
+    agreed: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class Switch:
     blocked: str
 
 
-UNTOUCHED: Final = Given(False, 0, 0.0)
+UNTOUCHED: Final = Given(False, 0, 0.0, "")
 
 
 @dataclass(frozen=True)
@@ -112,21 +115,23 @@ class Standing:
         """Whether the policy holds no longer, or there is none."""
         return not now < self.expires
 
-    def hindrance(self, use: Use, now: float) -> str:
-        """Return why the switch cannot be switched on at all, "" where it can."""
+    def hindrance(self, use: Use, now: float, stopped: bool = False) -> str:
+        """Return why the switch cannot be switched on at all, "" where it can; ``stopped``: by a signed status."""
         if self.disputed(use[0], use[1]):
             return "disputed"
         if self.owner.age is not Age.ADULT:
             return "minor"
-        return "expired" if self.expired(now) else ""
+        if self.expired(now):
+            return "expired"
+        return "stopped" if stopped else ""
 
-    def blocked(self, use: Use, now: float) -> str:
+    def blocked(self, use: Use, now: float, stopped: bool = False) -> str:
         """Return why a switch that is on has no effect, or why it cannot be switched on; "" for neither."""
-        hindrance = self.hindrance(use, now)
+        hindrance = self.hindrance(use, now, stopped)
         given = self.given.get(use, UNTOUCHED)
         if hindrance or not given.on:
             return hindrance
-        if given.text_version != self.text_version(use[2]):
+        if given.agreed != self.agreement(use):  # whatever number the words have
             return "text_changed"
         mine = [stream for stream in self.streams if (stream.app, stream.data_type) == use[:2]]
         if not mine:
@@ -143,13 +148,28 @@ class Standing:
         """Return the version of the words that the policy has for ``purpose`` now; 0 for a purpose it does not know."""
         return next((one.text_version for one in self._purposes() if one.id == purpose), 0)
 
-    def switch(self, use: Use, now: float) -> Switch:
+    def agreement(self, use: Use) -> str:
+        """Return SHA-256 (hex) of everything an owner agrees to with this switch, as the policy has it now.
+
+        Purpose, words, recipient with its key, and who answers for the source. A change of any of them is a new
+        question, whether or not ``text_version`` rose with it.
+        """
+        sources = () if self.policy is None else self.policy.sources
+        recipients = () if self.policy is None else self.policy.recipients
+        body = {
+            "use": list(use),
+            "purpose": [[one.kind, one.text, one.text_version] for one in self._purposes() if one.id == use[2]],
+            "recipient": [[one.kind, one.name, one.task_key] for one in recipients if one.id == use[3]],
+            "owner": sorted({one.owner for one in sources if (one.app, one.data_type) == use[:2]}),
+        }
+        return sha256_hex(canonical_bytes(body))
+
+    def switch(self, use: Use, now: float, stopped: bool = False) -> Switch:
         """Return the switch for ``use`` as the settings screen shows it."""
         given = self.given.get(use, UNTOUCHED)
         purpose = next(one for one in self._purposes() if one.id == use[2])
-        return Switch(
-            *use, given.on, given.text_version, given.time, purpose.text, purpose.text_version, self.blocked(use, now)
-        )
+        blocked = self.blocked(use, now, stopped)
+        return Switch(*use, given.on, given.text_version, given.time, purpose.text, purpose.text_version, blocked)
 
     def _purposes(self) -> tuple[Purpose, ...]:
         return () if self.policy is None else self.policy.purposes

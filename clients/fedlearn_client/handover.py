@@ -1,7 +1,7 @@
 """The last steps of an upload: wait while the owner may read it, see that it may still leave, send it.
 
-A prepared upload was charged and logged when it was written. From here on it leaves with just those bytes, once or
-again, or it is destroyed.
+A prepared upload was charged before it was made, and logged when it was written. From here on it
+leaves with just those bytes, once or again, or it is destroyed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fedlearn_client.egress import Entry
     from fedlearn_client.rooms import Rooms
 
+DAY_S: Final = 86_400.0
 _OUTCOMES: Final = {
     pb.UploadReply.OUTCOME_ACCEPTED: runs.ACKNOWLEDGED,
     pb.UploadReply.OUTCOME_LATE: runs.LATE,
@@ -33,10 +34,27 @@ _OUTCOMES: Final = {
 
 def basis_of(consent: Consent, bundle: Bundle) -> str:
     """Return a digest of what an upload comes from: the bundle, and each granted stream since its last destruction."""
+    return _digest(consent, bundle, bundle.digest)
+
+
+def private_basis_of(consent: Consent, bundle: Bundle) -> str:
+    """Return a digest of what private parameters come from: the same streams, under whichever bundle of the plan."""
+    return _digest(consent, bundle, "")
+
+
+def _digest(consent: Consent, bundle: Bundle, digest: str) -> str:
     plan = bundle.plan
     streams = consent.effective(plan.purpose, plan.recipient)
     named = sorted([stream.id, stream.key_alias] for stream in streams)
-    return sha256_hex(canonical_bytes([bundle.digest, plan.purpose, plan.recipient, named]))
+    return sha256_hex(canonical_bytes([digest, plan.purpose, plan.recipient, named]))
+
+
+def _retention_s(consent: Consent, bundle: Bundle) -> float:
+    """Return the shortest retention of the streams that are learned from."""
+    plan = bundle.plan
+    used = {(stream.app, stream.data_type) for stream in consent.effective(plan.purpose, plan.recipient)}
+    days = [one.retention_days for one in bundle.verified.policy.sources if (one.app, one.data_type) in used]
+    return min(days, default=1) * DAY_S
 
 
 class HandOver:
@@ -106,7 +124,15 @@ class HandOver:
                     rooms.runs.close(entry, runs.DESTROYED, connection)
                 return False
             if bundle is not None and private:
-                rooms.private.save(bundle.plan_digest, entry.purpose, entry.recipient, private, connection)
+                rooms.private.save(
+                    bundle.plan_digest,
+                    entry.purpose,
+                    entry.recipient,
+                    private,
+                    connection,
+                    basis=private_basis_of(rooms.consent, bundle),
+                    expires=rooms.clock_rng.now() + _retention_s(rooms.consent, bundle),
+                )
             rooms.runs.close(entry, runs.SENT, connection)
             return True
 

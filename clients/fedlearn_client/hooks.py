@@ -88,7 +88,11 @@ class KeyStore(Protocol):
         ...
 
     def write_anchor(self, data: bytes) -> None:
-        """Replace the anchor, durably and as a whole."""
+        """Replace the anchor, durably and as a whole.
+
+        It must never come back as it was: a KeyStore that is set back, or copied, together with the store lets a phone
+        take part too often, and nothing above it can notice. The Linux default cannot promise that.
+        """
         ...
 
 

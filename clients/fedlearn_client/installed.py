@@ -21,7 +21,7 @@ from fedlearn.errors import BundleRefused, StatusRefused, TrustError
 from fedlearn.policy.canonical import sha256_hex
 from fedlearn.policy.document import Policy
 from fedlearn.policy.dsse import STATUS_TYPE, open_envelope
-from fedlearn.policy.roster import Roster
+from fedlearn.policy.roster import Roster, roster_bytes
 from fedlearn.policy.status import EVERYTHING, Status, open_status, require_live, status_bytes, status_from_bytes
 from fedlearn_client import __version__
 from fedlearn_client.catalogue_check import Checked, check_catalogue
@@ -39,9 +39,11 @@ _CHECKED: Final = "catalogue_checked"  # JSON: what was found out about it, and 
 _STATUS: Final = "status"
 _STATUS_SEEN: Final = "status_seen"  # what it says, whoever may sign statuses now
 _LONG_AGO: Final = "1970-01-01T00:00:00Z"
-_ROSTER_VERSION: Final = "roster_version"
+_ROSTER: Final = "roster"
 _IN_FORCE: Final = "policy_in_force"
-_SEEN: Final = "versions_seen"  # JSON: "policy:<name>" or "catalogue:<name>" -> [version, digest]
+_SEEN: Final = (
+    "versions_seen"  # JSON: "policy:<population>", "catalogue:<name>", "roster", "status" -> [version, digest]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +195,15 @@ class Installed:
         return self._now
 
     def policy(self) -> Policy | None:
-        """Return the policy in force, or None where no live bundle has one."""
+        """Return the policy in force, or None where no live bundle has one; ``stopped`` says whether it may be used."""
         return next((bundle.verified.policy for bundle in self._live()), None)
+
+    def stopped(self) -> bool:
+        """Whether the newest status, be it stale or not, stops or revokes the policy in force, or stops everything.
+
+        A status that is merely stale changes nothing here: it is a training that needs a fresh one.
+        """
+        return _names(self._now.status, (self._now.policy_digest,))
 
     def bundles(self) -> tuple[Bundle, ...]:
         """Return the bundles that have not expired."""
@@ -259,7 +268,8 @@ class Installed:
         """
         bundle = self._open_bundle(data)
         policy = bundle.verified.policy
-        self._require_not_older(f"policy:{policy.name}", policy.version, bundle.verified.digest)
+        # by population, not by name: a policy under another name is no way back to an older one
+        self._require_not_older(f"policy:{policy.population.id}", policy.version, bundle.verified.digest)
         _require_not_named(self._now.status, bundle.digests)
         return bundle
 
@@ -276,9 +286,8 @@ class Installed:
             with self._database.transaction() as connection:
                 self._facts.set(f"{_BUNDLE}{bundle.plan.purpose}", data, connection)
                 self._facts.set(_IN_FORCE, bundle.verified.digest.encode(), connection)
-                seen = max(roster.version, self._seen_roster())
-                self._facts.set(_ROSTER_VERSION, str(seen).encode(), connection)
-                self._see(f"policy:{policy.name}", policy.version, bundle.verified.digest, connection)
+                self._see(_ROSTER, roster.version, _digest_of(roster), connection)
+                self._see(f"policy:{policy.population.id}", policy.version, bundle.verified.digest, connection)
             self.load()
         return bundle
 
@@ -305,7 +314,7 @@ class Installed:
             with self._database.transaction() as connection:
                 self._facts.set(_CATALOGUE, data, connection)
                 self._facts.set(_CHECKED, _checked_fact(checked, live), connection)
-                self._see(f"catalogue:{name}", checked.version, checked.digest, connection)
+                self._see(f"catalogue:{name}", checked.version, checked.contents, connection)
             self._now = Snapshot(self._now.bundles, self._now.policy_digest, catalogue, self._now.status)
         return catalogue
 
@@ -337,25 +346,29 @@ class Installed:
         return tuple(bundle for bundle in self._now.bundles if now < bundle.expires)
 
     def _open_bundle(self, data: bytes) -> Bundle:
-        return open_bundle(
+        version, digest = self._seen(_ROSTER)
+        bundle = open_bundle(
             data,
             root_keys=self._root_keys,
             now=self._clock_rng.now(),
             runtime=self._runtime,
-            seen_roster=self._seen_roster(),
+            seen_roster=version,
         )
+        if bundle.verified.roster.version == version and _digest_of(bundle.verified.roster) != digest:
+            raise BundleRefused(f"roster.version={version}: was seen before with another content; raise it.")
+        return bundle
 
     def _check_catalogue(self, data: bytes, bundles: Collection[Bundle]) -> Checked:
         """Check it for every plan: there is one catalogue, and each must be able to rank it."""
         now = self._clock_rng.now()
         checked = []
         for roster, spec in {(bundle.verified.roster, bundle.plan.catalogue) for bundle in bundles}:
-            version, _ = self._seen(f"catalogue:{spec.name}")
-            checked.append(check_catalogue(data, roster=roster, spec=spec, now=now, seen_version=version))
+            version, contents = self._seen(f"catalogue:{spec.name}")
+            one = check_catalogue(data, roster=roster, spec=spec, now=now, seen_version=version)
+            if one.version == version and one.contents != contents:  # further signatures change no content
+                raise BundleRefused(f"manifest.version={version}: was installed before with another content; raise it.")
+            checked.append(one)
         return min(checked, key=lambda one: one.expires)
-
-    def _seen_roster(self) -> int:
-        return int(self._facts.get(_ROSTER_VERSION) or b"0")
 
     def _seen(self, name: str) -> tuple[int, str]:
         version, digest = json.loads(self._facts.get(_SEEN) or b"{}").get(name, (0, ""))
@@ -379,8 +392,19 @@ def _require_not_named(status: Status | None, digests: Collection[str]) -> None:
         return
     if EVERYTHING in status.stopped:
         raise StatusRefused(f"status.version={status.version}: everything is stopped.")
-    if not set(digests).isdisjoint((*status.stopped, *status.revoked)):
+    if _names(status, digests):
         raise StatusRefused(f"status.version={status.version}: this is stopped or revoked.")
+
+
+def _names(status: Status | None, digests: Collection[str]) -> bool:
+    """Whether the newest status stops or revokes one of these, be it stale or not."""
+    if status is None:
+        return False
+    return EVERYTHING in status.stopped or not set(digests).isdisjoint((*status.stopped, *status.revoked))
+
+
+def _digest_of(roster: Roster) -> str:
+    return sha256_hex(roster_bytes(roster))
 
 
 def _conditions_of(bundles: Collection[Bundle]) -> list[str]:

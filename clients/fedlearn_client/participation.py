@@ -44,6 +44,7 @@ from fedlearn_client.participation_rules import first_sight, next_cost
 
 CLOCK_TOLERANCE_S: Final = 600.0
 SIGNED_TIME_HOLDS_S: Final = 86_400.0
+SIGHTS_PER_S: Final = 86_400.0
 _RESEAL_TIME_AFTER_S: Final = 3_600.0
 _TIME_FACT: Final = "latest_time"
 _DESTROY_PREPARED: Final = "UPDATE egress SET state = 'destroyed', body = NULL WHERE state = 'prepared'"
@@ -148,7 +149,8 @@ class Participations:
         """Say whether the phone may take part, and what it would cost. Charges nothing for the task.
 
         A run that is met for the first time, or for the first time after history was lost, is noted durably with the
-        participations that must be assumed; those are charged, and the phone waits b steps from there.
+        participations that must be assumed, and the phone waits b steps from there. Those are charged with the first
+        participation in the run, and not before: a run that is never joined costs nothing.
 
         Args:
             task: whose signature is good.
@@ -156,12 +158,14 @@ class Participations:
 
         Raises:
             TaskRefused: PLAN: no step of the run, terms that contradict themselves, or other terms than before.
-                HISTORY, SEPARATION: too soon. PARTICIPATIONS: k are used up. BUDGET: the cap would be passed.
+                HISTORY, SEPARATION: too soon; or ``caps.max_rounds_per_day`` runs of this recipient were met in 24
+                hours, and this one is not noted. PARTICIPATIONS: k are used up. BUDGET: the cap would be passed.
             StoreFailed: the first sight could not be noted, or what was recorded before could not be sealed.
         """
         with self._lock:
             self._catch_up()
             if first_sight(self._history, task) is not None:
+                self._require_sights_left(task.recipient, caps.max_rounds_per_day)
                 self._note_sight(task)
             cost = next_cost(self._history, task)
         epsilon = zcdp.epsilon(cost.rho_total, caps.delta)
@@ -252,6 +256,19 @@ class Participations:
         for row in read_rows(connection.execute(*rows_after(history.counter)).fetchall()):
             history = extended(history, row)
         return history
+
+    def _require_sights_left(self, recipient: str, most: int) -> None:
+        """Keep a server from filling the store with runs, and from pushing others out of the anchor, in a day."""
+        found = self._database.rows(
+            "SELECT COUNT(*) FROM participations WHERE kind = ? AND recipient = ? AND time > ?",
+            (Kind.SEEN.value, recipient, self._clock_rng.now() - SIGHTS_PER_S),
+        )
+        if found[0][0] >= most:
+            raise TaskRefused(
+                Refusal.SEPARATION,
+                f"{found[0][0]} runs of this recipient were met in 24 hours; device.max_rounds_per_day={most}; "
+                "come back later.",
+            )
 
     def _note_sight(self, task: DeviceTask) -> None:
         with self._database.transaction() as connection:

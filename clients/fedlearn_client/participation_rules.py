@@ -29,6 +29,9 @@ def first_sight(history: History, task: DeviceTask) -> Figures | None:
     A run that is in the history has its count; but one that was only in an older copy of the store may have gone on
     after the copy was made, and gets the larger figure.
 
+    A sight costs nothing: what was spent for the run stays, 0 for a new one. What is assumed is charged with the first
+    participation (``next_cost``), so a server that names many runs uses up no budget that nothing was given for.
+
     Raises:
         TaskRefused: PLAN: no step of the run, other terms than before, or terms that contradict themselves.
     """
@@ -49,7 +52,8 @@ def first_sight(history: History, task: DeviceTask) -> Figures | None:
         count, barrier = (0, NO_STEP) if began_here else (possible, task.step)
     else:
         count, barrier = run.count if run.sure else max(run.count, possible), max(run.barrier, task.step)
-    return Figures(barrier, count, _rho(task, count))
+    _rho(task, count)  # terms that contradict themselves are refused here, before anything is noted
+    return Figures(barrier, count, 0.0 if run is None else run.rho)
 
 
 def next_cost(history: History, task: DeviceTask) -> Cost:

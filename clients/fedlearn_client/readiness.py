@@ -47,6 +47,7 @@ class Obstacle(StrEnum):
     CONSENT_CHANGED = "consent_changed"
     NO_TIME = "no_time"
     STOPPING = "stopping"
+    NOT_READY = "not_ready"
 
 
 WORDS: Final = {
@@ -70,7 +71,11 @@ WORDS: Final = {
     Obstacle.CONSENT_CHANGED: "consent changed meanwhile",
     Obstacle.NO_TIME: "it took too long",
     Obstacle.STOPPING: "the runtime is stopping",
+    Obstacle.NOT_READY: "not ready: the owner's settings or data",
 }
+
+OWNERS: Final = frozenset({Obstacle.PERSONAL_OFF, Obstacle.NO_GRANT, Obstacle.NO_EXAMPLES, Obstacle.CONSENT_CHANGED})
+"""What the owner alone may know. Everybody else is told ``not_ready``."""
 
 RENEWABLE: Final = frozenset({Obstacle.STATUS_OLD, Obstacle.STOPPED})
 """What a newer signed status may end; a check-in brings it."""
@@ -121,11 +126,13 @@ class Readiness:
         self._clock_rng = clock_rng
 
     def phone(self) -> Obstacle | None:
-        """Return what stands against any round: pause, off switch, conditions."""
+        """Return what stands against any round: pause, conditions, off switch."""
+        return self.fitness() or self._off()
+
+    def fitness(self) -> Obstacle | None:
+        """Return what stands against any round and has nothing to do with the owner's will: pause, conditions."""
         if self._facts.get(PAUSED) == b"1":
             return Obstacle.PAUSED
-        if self._consent.owner().personal_off:
-            return Obstacle.PERSONAL_OFF
         now = self._conditions.now()
         found = (
             (Obstacle.NOT_CHARGING, now.charging),
@@ -153,21 +160,31 @@ class Readiness:
     def grants(self, bundle: Bundle) -> Obstacle | None:
         """Return what stands against using the owner's data for the bundle's purpose and recipient."""
         plan = bundle.plan
-        if not self._consent.has_any(plan.purpose, plan.recipient):
+        off = self._off()
+        if off is None and not self._consent.has_any(plan.purpose, plan.recipient):
             return Obstacle.NO_GRANT
-        return None
+        return off
 
-    def material(self, bundle: Bundle) -> Obstacle | None:
-        """Return what stands against a training: no catalogue, no example."""
-        plan = bundle.plan
+    def catalogue(self) -> Obstacle | None:
+        """Return what stands against using a catalogue: there is none, or the status stopped it."""
         try:
             self._installed.catalogue()
-            found = next(iter(self._examples.occasions(plan.purpose, plan.recipient, 1)), None)
         except StatusRefused:
             return Obstacle.STOPPED
         except TrustError:
             return Obstacle.NO_CATALOGUE
+        return None
+
+    def material(self, bundle: Bundle) -> Obstacle | None:
+        """Return what stands against a training where there is a catalogue: no example."""
+        plan = bundle.plan
+        if self.catalogue() is not None:
+            return None
+        found = next(iter(self._examples.occasions(plan.purpose, plan.recipient, 1)), None)
         return Obstacle.NO_EXAMPLES if found is None else None
+
+    def _off(self) -> Obstacle | None:
+        return Obstacle.PERSONAL_OFF if self._consent.owner().personal_off else None
 
     def going_on(self, bundle: Bundle) -> Obstacle | None:
         """Return what stands against going on with a round that has begun; asked each second."""
@@ -178,13 +195,30 @@ class Readiness:
 
         So the request that renews a status is the check-in itself: it is made under the same grant, has the same
         fields and the same size, and tells the gateway nothing more. A phone without a grant makes none.
+
+        The owner's own obstacles come last: what others are told first does not depend on them (``for_others``).
         """
         return (
-            self.phone()
+            self.fitness()
             or _unless_renewable(self.trust(bundle))
+            or _unless_renewable(self.catalogue())
             or self.grants(bundle)
-            or _unless_renewable(self.material(bundle))
+            or self.material(bundle)
         )
+
+
+def for_others(obstacle: Obstacle | None) -> Obstacle | None:
+    """Return what anybody but the owner is told of ``obstacle``."""
+    return Obstacle.NOT_READY if obstacle in OWNERS else obstacle
+
+
+def outcome_for_others(words: str) -> str:
+    """Return what anybody but the owner is told of a round's outcome: ``refused: no_grant`` is ``refused: not_ready``.
+
+    Nor does it tell whether the owner's reason came before the round or while it ran.
+    """
+    reason = words.partition(": ")[2]
+    return f"refused: {Obstacle.NOT_READY}" if reason in OWNERS else words
 
 
 def _unless_renewable(obstacle: Obstacle | None) -> Obstacle | None:

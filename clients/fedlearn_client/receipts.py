@@ -73,9 +73,11 @@ class Receipts:
         )
         return receipt
 
-    def all(self) -> list[Receipt]:
-        """Return every receipt, newest first."""
-        rows = self._database.rows("SELECT statement, signature FROM receipts ORDER BY id DESC")
+    def all(self, limit: int | None = None) -> list[Receipt]:
+        """Return the newest ``limit`` receipts, or every one, newest first."""
+        rows = self._database.rows(
+            "SELECT statement, signature FROM receipts ORDER BY id DESC LIMIT ?", (-1 if limit is None else limit,)
+        )
         public = self._keystore.public_key() if rows else b""
         return [Receipt(bytes(statement), bytes(signature), public) for statement, signature in rows]
 

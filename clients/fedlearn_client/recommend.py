@@ -43,7 +43,7 @@ class Ranker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a ranking used: a data type of an app."""
+    """What a ranking may have used: a data type of an app."""
 
     app: str
     data_type: DataType
@@ -107,7 +107,7 @@ class Recommender:
             WorkerFailed: no ranking was made.
 
         Guarantee: what the owner or an app took back before the ranking is handed out is not in it. It is made again
-        where that happened meanwhile.
+        where that happened meanwhile, and after three tries from the public catalogue alone.
         """
         self.buckets.take(caller.app)
         self._require_recipient(caller, purpose)
@@ -115,7 +115,7 @@ class Recommender:
         for attempt in range(1, _ATTEMPTS + 1):
             granted = self._granted(purpose, caller.app)
             try:
-                ranking = self._ranked(bundle, caller, purpose, count)
+                ranking = self._ranked(bundle, caller, purpose, count, granted)
             except WorkerFailed:
                 # whatever anybody takes back kills the worker; who asks must not learn of it by an error
                 if attempt == _ATTEMPTS:
@@ -125,22 +125,29 @@ class Recommender:
             if self._granted(purpose, caller.app) == granted:
                 return ranking
             self.memory.drop(ranking.id)
-        raise WorkerFailed("ranking: what may be used changes all the time; try again.")
+        # somebody changes all the time what may be used: then nothing is
+        return self._keep(caller, self.ranker.rank(bundle, NOTHING, CATALOGUE_ONLY, count), ())
 
     def _granted(self, purpose: str, app: str) -> tuple[bool, list[Stream]]:
         """Return what a ranking may be made from; equal again only if nothing of it was taken back in between."""
         return self.consent.owner().personal_off, self.consent.effective(purpose, app)
 
-    def _ranked(self, bundle: Bundle, caller: Caller, purpose: str, count: int) -> Ranking:
+    def _ranked(
+        self, bundle: Bundle, caller: Caller, purpose: str, count: int, granted: tuple[bool, list[Stream]]
+    ) -> Ranking:
         """Rank with what is known now, and remember it."""
+        personal_off, streams = granted
         occasion = self.examples.present(purpose, caller.app)
         sources = self.examples.sources(purpose, caller.app)
-        if self.consent.owner().personal_off:
+        if personal_off:
             occasion, sources = NOTHING, CATALOGUE_ONLY
-        items = tuple(self.ranker.rank(bundle, occasion, sources, count))
+        used = _used(streams, occasion) if caller.role is Role.SURFACE else ()
+        return self._keep(caller, self.ranker.rank(bundle, occasion, sources, count), used)
+
+    def _keep(self, caller: Caller, ranked: Sequence[pb.RankedItem], used: tuple[Source, ...]) -> Ranking:
+        items = tuple(ranked)
         ranking_id = self.clock_rng.random_bytes(limits.RANKING_ID_BYTES)
         self.memory.keep(ranking_id, caller.app, tuple(one.item for one in items), self.clock_rng.monotonic())
-        used = self._used(purpose, caller, occasion) if caller.role is Role.SURFACE else ()
         return Ranking(ranking_id, items, used)
 
     def feedback(self, caller: Caller, ranking_id: bytes, item: str) -> None:
@@ -177,16 +184,17 @@ class Recommender:
         # one answer for all: an app need not learn what purposes others have
         raise CallerRefused("purpose: the policy in force lists no such recommend purpose for this caller.")
 
-    def _used(self, purpose: str, caller: Caller, occasion: Occasion) -> tuple[Source, ...]:
-        """Of the streams granted for this ranking, those that it can have used."""
-        reporters = {one.app for one in occasion.earlier}
-        used = {
-            Source(stream.app, stream.data_type)
-            for stream in self.consent.effective(purpose, caller.app)
-            if (stream.data_type is DataType.MESSAGE_CONTENT and occasion.said)
-            or (stream.data_type is DataType.CHOICE and stream.app in reporters)
-        }
-        return tuple(sorted(used, key=lambda one: (one.app, one.data_type)))
+
+def _used(granted: Sequence[Stream], occasion: Occasion) -> tuple[Source, ...]:
+    """Of the streams granted for this ranking, those that it can have used. Messages of an occasion name no app."""
+    reporters = {one.app for one in occasion.earlier}
+    used = {
+        Source(stream.app, stream.data_type)
+        for stream in granted
+        if (stream.data_type is DataType.MESSAGE_CONTENT and occasion.said)
+        or (stream.data_type is DataType.CHOICE and stream.app in reporters)
+    }
+    return tuple(sorted(used, key=lambda one: (one.app, one.data_type)))
 
 
 @dataclass(slots=True)

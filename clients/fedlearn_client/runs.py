@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from fedlearn_client.egress import State
 from fedlearn_client.hooks import ClockAndRng, Method
+from fedlearn_client.participation_rows import Kind
 
 if TYPE_CHECKING:
+    from fedlearn.device.task import DeviceTask
     from fedlearn_client.egress import Connection, Entry
     from fedlearn_client.store.database import Database
 
+CHARGED: Final = "charged"
 PREPARED: Final = "prepared"
 SENT: Final = "sent"
 ACKNOWLEDGED: Final = "acknowledged"
@@ -19,7 +22,10 @@ LATE: Final = "late"
 REJECTED: Final = "rejected"
 DESTROYED: Final = "destroyed"
 NO_TASK: Final = "no_task"
-"""Outcomes of a round, beside ``refused: <reason>`` (nothing was charged) and ``abandoned: <reason>``."""
+"""Outcomes of a round, beside ``refused: <reason>`` (nothing was charged) and ``abandoned: <reason>``.
+
+``charged`` stays where the phone died between the charge and the upload: nothing was sent.
+"""
 
 _OPEN: Final = (PREPARED, SENT)
 
@@ -35,7 +41,7 @@ class Run:
         run_id: of the task.
         step: of the task.
         outcome: see above.
-        examples: that the trainer was given; 0 where it never began.
+        examples: that the trainer was given; 0 where it never began, or failed and zeros were sent.
     """
 
     time: float
@@ -69,6 +75,21 @@ class RunLog:
             (run.time, run.purpose, run.recipient, run.run_id, run.step, run.outcome, run.examples),
         )
 
+    def advance(self, task: DeviceTask, outcome: str, examples: int, connection: Connection | None = None) -> None:
+        """Write what became of a round that was charged.
+
+        Raises:
+            StoreFailed: it could not be written.
+        """
+        if connection is None:
+            with self._database.transaction() as own:
+                self.advance(task, outcome, examples, own)
+            return
+        connection.execute(
+            "UPDATE runs SET outcome = ?, examples = ? WHERE recipient = ? AND run_id = ? AND step = ? AND outcome = ?",
+            (outcome, examples, task.recipient, task.run_id, task.step, CHARGED),
+        )
+
     def close(self, upload: Entry, outcome: str, connection: Connection) -> None:
         """Write the outcome of the round whose upload was prepared or sent; a step has at most one."""
         connection.execute(
@@ -95,11 +116,15 @@ class RunLog:
         return [Run(*row) for row in rows]
 
     def trained_within(self, seconds: float) -> int:
-        """Return how many rounds began to train less than ``seconds`` before or after now (the clock was ahead then).
+        """Return how many rounds were charged less than ``seconds`` before or after now (the clock was ahead then).
 
-        A round that was refused before it trained does not count.
+        A round that was refused does not count. One that was charged and learned nothing does: when the phone asks
+        again must not tell of that.
         """
+        near = (self._clock_rng.now(), seconds)
         rows = self._database.rows(
-            "SELECT count(*) FROM runs WHERE examples > 0 AND abs(time - ?) < ?", (self._clock_rng.now(), seconds)
+            "SELECT max((SELECT count(*) FROM runs WHERE examples > 0 AND abs(time - ?) < ?),"
+            " (SELECT count(*) FROM participations WHERE kind = ? AND abs(time - ?) < ?))",
+            (*near, Kind.PARTICIPATION.value, *near),
         )
         return int(rows[0][0])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedlearn_client import runs
 from fedlearn_client.outcomes import Outcome, Retry
-from fedlearn_client.readiness import PAUSED, WORDS, Obstacle
+from fedlearn_client.readiness import PAUSED, WORDS, Obstacle, for_others
 
 if TYPE_CHECKING:
     from fedlearn.device.bundle import Bundle
@@ -87,21 +87,21 @@ class Scheduler:
         self.wake()
 
     def why_not(self) -> str | None:
-        """Return why no round runs now, in words for the owner; None if one could.
+        """Return why no round runs now, in words that tell nothing of the owner; None if one could.
 
         What the phone maker must mend comes before what a night mends: on a desk nothing ever charges.
         """
         readiness, bundles = self._rooms.readiness, self._rooms.installed.bundles()
         lasting = [readiness.trust(bundle) for bundle in bundles] or [Obstacle.NO_BUNDLE]
-        obstacle = readiness.phone() if None in lasting else lasting[0]
+        obstacle = readiness.fitness() if None in lasting else lasting[0]
         if obstacle is not None:
-            return WORDS[obstacle]
+            return _words(obstacle)
         if self._busy.locked():
             return WORDS[Obstacle.RUNNING]
         found = [self._standing_against(bundle) for bundle in bundles]
         if None in found:
             return None
-        return WORDS[next((one for one in found if one is not None), Obstacle.NO_BUNDLE)]
+        return _words(next((one for one in found if one is not None), Obstacle.NO_BUNDLE))
 
     def train_now(self, purpose: str) -> str:
         """Run one round for a training purpose and return its outcome. Only the wait between rounds is passed over."""
@@ -114,6 +114,8 @@ class Scheduler:
             return f"refused: {Obstacle.RUNNING}"
         try:
             self._tidy()
+            if self._rooms.readiness.phone() is None:
+                self._resume()  # what a crash or a dead transport left goes first, here too
             return self._attempt(purpose).words
         finally:
             self._busy.release()
@@ -152,7 +154,8 @@ class Scheduler:
 
     def _standing_against(self, bundle: Bundle) -> Obstacle | None:
         readiness = self._rooms.readiness
-        obstacle = readiness.trust(bundle) or readiness.grants(bundle) or readiness.material(bundle)
+        obstacle = readiness.trust(bundle) or readiness.catalogue()
+        obstacle = obstacle or readiness.grants(bundle) or readiness.material(bundle)
         if obstacle is None and self._is_enough(bundle):
             return Obstacle.ENOUGH_TODAY
         if obstacle is None and self._left_s(bundle.plan.purpose) > 0.0:
@@ -212,3 +215,7 @@ class Scheduler:
         with contextlib.suppress(ValueError):
             left = float(self._facts.get(_NOT_BEFORE + name) or b"0") - self._rooms.clock_rng.now()
         return left if left <= LONGEST_ASKED_S * (1.0 + JITTER) else 0.0
+
+
+def _words(obstacle: Obstacle) -> str:
+    return WORDS[for_others(obstacle) or obstacle]

@@ -1,9 +1,14 @@
 """One local round, from the check-in to the acknowledged upload, and what is left of one after a crash.
 
-The participation, the token, the egress entry with the exact bytes and the run's own log entry become durable in one
-transaction, and the KeyStore's anchor after it, before the first byte of an upload leaves. Consent is read again in the
-transaction in which the upload departs. So whatever happens, and whenever: nothing is uploaded that was not charged and
-logged, nothing is charged twice, and nothing leaves once the streams it came from are no longer granted.
+The participation, the token and the run's own log entry become durable in one transaction, and the KeyStore's anchor
+after it, before the owner's data are read. From then on, whether an upload leaves does not depend on what the data say:
+a training that fails for whatever reason uploads zeros, as long as every other contribution. Otherwise a gateway could
+choose weights with which training fails if the owner wrote of something, and read that from the missing upload, without
+noise and uncharged.
+
+The exact bytes are in the egress log before the first of them leaves. Consent is read again in the transaction in which
+the upload departs. So whatever happens, and whenever: nothing is uploaded that was not charged and logged, nothing is
+charged twice, and nothing leaves once the streams it came from are no longer granted.
 """
 
 from __future__ import annotations
@@ -12,8 +17,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NoReturn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from fedlearn.device.bundle import PLAN, PRIVATE
 from fedlearn.device.task_codec import open_task, task_bytes
@@ -21,13 +26,15 @@ from fedlearn.errors import FedlearnError, Refusal, StoreFailed, TaskRefused, Tr
 from fedlearn.proto import gateway_pb2 as pb
 from fedlearn.proto import worker_pb2
 from fedlearn_client import runs
-from fedlearn_client.handover import HandOver, basis_of
-from fedlearn_client.hooks import Method, Occasion
+from fedlearn_client.handover import HandOver, basis_of, private_basis_of
+from fedlearn_client.hooks import Method
 from fedlearn_client.outcomes import Outcome, Retry, ending_of
-from fedlearn_client.readiness import Obstacle
+from fedlearn_client.readiness import Obstacle, outcome_for_others
 from fedlearn_client.runs import Run
 from fedlearn_client.transport import padded
+from fedlearn_client.watch import Over, Watch, abandon, refuse
 from fedlearn_client.workers import occasion_message
+from fedlearn_client.zeros import zero_contribution
 
 if TYPE_CHECKING:
     from fedlearn.device.bundle import Bundle
@@ -40,6 +47,9 @@ if TYPE_CHECKING:
 LONGEST_S: Final = 585.0
 """A local round trains no longer than 9 minutes 45 seconds, whatever the policy says."""
 
+SPARE_S: Final = 60.0
+"""A training ends so long before its task expires: even one that takes all its time is followed by an upload."""
+
 
 @dataclass(slots=True)
 class _Round:
@@ -49,34 +59,27 @@ class _Round:
     task: DeviceTask | None = None
     examples: int = 0
     charged: bool = False
+    prepared: bool = False
     retry_after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A task that the guard let through."""
+    """A task that the guard let through, and the consent under which it is trained for.
+
+    Args:
+        bundle: the approved bundle.
+        task: what was asked.
+        admission: what it will cost.
+        watch: knows the consent that held before ``basis`` was taken.
+        basis: as ``Entry.basis``.
+    """
 
     bundle: Bundle
     task: DeviceTask
     admission: Admission
-
-
-@dataclass(frozen=True, slots=True)
-class _Material:
-    """What is trained on, and the consent under which it was read."""
-
-    generation: int
+    watch: Watch
     basis: str
-    occasions: tuple[Occasion, ...] = field(repr=False)
-    sources: frozenset[str]
-
-
-class _Over(Exception):
-    """The round ends here."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.words)
-        self.outcome = outcome
 
 
 class LocalRound:
@@ -90,6 +93,7 @@ class LocalRound:
 
     def __init__(self, rooms: Rooms, *, egress_hold_s: float = 0.0, wait: Callable[[float], None] = time.sleep) -> None:
         self._rooms = rooms
+        self._hold_s = egress_hold_s
         self._lock = threading.Lock()
         self._ending = threading.Event()
         self._hand_over = HandOver(rooms, egress_hold_s=egress_hold_s, wait=wait, ending=self._ending)
@@ -110,7 +114,7 @@ class LocalRound:
             going = _Round(purpose)
             try:
                 outcome = self._round(going)
-            except _Over as over:
+            except Over as over:
                 outcome = over.outcome
             except FedlearnError as error:
                 outcome = ending_of(error)
@@ -152,6 +156,7 @@ class LocalRound:
         rooms = self._rooms
         rooms.egress.settle()
         rooms.egress.expire(rooms.clock_rng.now())
+        rooms.private.expire()
         rooms.runs.settle()
 
     def _round(self, going: _Round) -> Outcome:
@@ -160,22 +165,22 @@ class LocalRound:
         status = self._live_status(reply, bundle)
         task = self._open(going, reply, bundle)
         admission = self._rooms.guard.check_task(task, bundle, status, self._rooms.clock_rng.now())
-        job = _Job(bundle, task, admission)
-        watch = _Watch(self._rooms, bundle, self._ending)
+        watch = Watch(self._rooms, bundle, self._ending)
+        job = _Job(bundle, task, admission, watch, basis_of(self._rooms.consent, bundle))
         weights = self._rooms.calls.weights(task, bundle, watch.require)
-        material = self._material(bundle, watch)
-        trained = self._train(going, job, weights, material, watch)
-        self._rooms.guard.check_contribution(trained.contribution, task, bundle.plan)
-        entry = self._charge(going, job, material, trained.contribution)
+        watch.require()
+        self._charge(going, job)
+        trained = self._learn(going, job, weights)
+        entry = self._prepare(going, job, trained.contribution)
         return self._hand_over.send(entry, trained.private_parameters)
 
     def _eligible(self, going: _Round) -> Bundle:
         bundle = self._rooms.installed.bundle_for(going.purpose)
         if bundle is None:
-            _refuse(Obstacle.NO_BUNDLE, asked=False)
+            refuse(Obstacle.NO_BUNDLE, asked=False)
         obstacle = self._rooms.readiness.beginning(bundle)
         if obstacle is not None:
-            _refuse(obstacle, asked=False)
+            refuse(obstacle, asked=False)
         return bundle
 
     def _check_in(self, going: _Round, bundle: Bundle) -> pb.CheckInReply:
@@ -192,12 +197,12 @@ class LocalRound:
     def _live_status(self, reply: pb.CheckInReply, bundle: Bundle) -> Status:
         obstacle = self._rooms.readiness.trust(bundle)
         if obstacle is not None:
-            _refuse(obstacle)
+            refuse(obstacle)
         if not reply.HasField("task"):
-            raise _Over(Outcome(runs.NO_TASK, Retry.TRANSIENT))
+            raise Over(Outcome(runs.NO_TASK, Retry.TRANSIENT))
         status = self._rooms.installed.status()
         if status is None:
-            _refuse(Obstacle.STATUS_OLD)
+            refuse(Obstacle.STATUS_OLD)
         return status
 
     def _open(self, going: _Round, reply: pb.CheckInReply, bundle: Bundle) -> DeviceTask:
@@ -208,53 +213,75 @@ class LocalRound:
         going.task = open_task(reply.task.SerializeToString(deterministic=True), keys[0])
         return going.task
 
-    def _material(self, bundle: Bundle, watch: _Watch) -> _Material:
-        """Read the occasions, and before them the consent under which they are read."""
-        plan, rooms = bundle.plan, self._rooms
-        watch.require()
-        basis = basis_of(rooms.consent, bundle)
-        limit = plan.training.max_examples
-        occasions = tuple(rooms.examples.occasions(plan.purpose, plan.recipient, limit))
-        if not occasions:
-            _abandon(Obstacle.NO_EXAMPLES)
-        return _Material(watch.generation, basis, occasions, rooms.examples.sources(plan.purpose, plan.recipient))
+    def _training_s(self, job: _Job) -> float:
+        """Return how long the training may take; not so long that its task expires before the upload."""
+        left_s = job.task.expires - self._rooms.clock_rng.now() - self._hold_s - SPARE_S
+        return min(LONGEST_S, float(job.bundle.verified.policy.device.max_training_seconds), left_s)
 
-    def _train(
-        self, going: _Round, job: _Job, weights: bytes, material: _Material, watch: _Watch
-    ) -> worker_pb2.TrainReply:
+    def _charge(self, going: _Round, job: _Job) -> None:
+        """Make participation, token and run durable, and the anchor after them, before the owner's data are read."""
+        rooms, task = self._rooms, job.task
+        if not self._training_s(job) > 0.0:
+            abandon(Obstacle.NO_TIME)
+        with rooms.database.transaction() as connection:
+            job.watch.require_consent()
+            rooms.participations.record(job.admission, task, connection)
+            _use_token(task, connection)
+            rooms.runs.add(_run(task, rooms.clock_rng.now(), runs.CHARGED, 0), connection)
+        going.charged = True
+        rooms.participations.seal()
+
+    def _learn(self, going: _Round, job: _Job, weights: bytes) -> worker_pb2.TrainReply:
+        """Return what the trainer made, or zeros where anything at all went wrong with it: silence would tell why.
+
+        Only what the owner's data have no part in ends the round: the catalogue is gone, the store fails, or the watch.
+        """
+        rooms, task, plan = self._rooms, job.task, job.bundle.plan
+        catalogue = rooms.installed.catalogue().catalogue_bytes
+        try:
+            trained = self._train(going, job, weights, catalogue)
+            rooms.guard.check_contribution(trained.contribution, task, plan)
+        except (Over, StoreFailed):
+            raise
+        except Exception:  # noqa: BLE001  # whatever it is, the data may have caused it
+            job.watch.require()  # a worker that was killed by a withdrawal is no fault of its own
+            going.examples = 0  # in the owner's log; the AuditSink is the phone maker's, and learns nothing of it
+            nothing = zero_contribution(task, plan, rooms.clock_rng)
+            rooms.guard.check_contribution(nothing, task, plan)
+            return worker_pb2.TrainReply(contribution=nothing)
+        return trained
+
+    def _train(self, going: _Round, job: _Job, weights: bytes, catalogue: bytes) -> worker_pb2.TrainReply:
         rooms, bundle = self._rooms, job.bundle
+        plan = bundle.plan
+        occasions = tuple(rooms.examples.occasions(plan.purpose, plan.recipient, plan.training.max_examples))
+        if not occasions:
+            raise WorkerFailed("there is nothing to learn from any more.")
         own = b""
-        if bundle.plan.private:
-            own = rooms.private.load(bundle.plan_digest) or bundle.files[PRIVATE]
-        going.examples = len(material.occasions)
+        if plan.private:
+            basis = private_basis_of(rooms.consent, bundle)
+            own = rooms.private.load(bundle.plan_digest, basis) or bundle.files[PRIVATE]
+        going.examples = len(occasions)
         request = worker_pb2.TrainRequest(
             plan=bundle.files[PLAN],
             step=bundle.step,
             weights=weights,
             private_parameters=own,
-            occasions=[occasion_message(occasion) for occasion in material.occasions],
-            sources=sorted(material.sources),
+            occasions=[occasion_message(occasion) for occasion in occasions],
+            sources=sorted(rooms.examples.sources(plan.purpose, plan.recipient)),
             task=task_bytes(job.task),
-            catalogue=rooms.installed.catalogue().catalogue_bytes,
+            catalogue=catalogue,
         )
-        deadline_s = min(LONGEST_S, float(bundle.verified.policy.device.max_training_seconds))
-        try:
-            return rooms.workers.train(request, deadline_s, watch)
-        except WorkerFailed:
-            watch.require()  # a worker that was killed by a withdrawal is no fault of its own
-            raise
+        return rooms.workers.train(request, self._training_s(job), job.watch)
 
-    def _charge(self, going: _Round, job: _Job, material: _Material, contribution: bytes) -> Entry:
-        """Make participation, token, egress entry and run durable together, if nothing has changed since."""
-        rooms, task, now = self._rooms, job.task, self._rooms.clock_rng.now()
-        if now >= task.expires:
-            _abandon(Obstacle.NO_TIME)
+    def _prepare(self, going: _Round, job: _Job, contribution: bytes) -> Entry:
+        """Write down the upload with its exact bytes, if nothing has changed since the round was charged."""
+        rooms, task = self._rooms, job.task
+        if rooms.clock_rng.now() >= task.expires:
+            abandon(Obstacle.NO_TIME)
         body = padded(pb.UploadRequest(token=task.token, contribution=contribution))
         with rooms.database.transaction() as connection:
-            if rooms.consent.generation != material.generation:
-                _abandon(Obstacle.CONSENT_CHANGED)
-            rooms.participations.record(job.admission, task, connection)
-            _use_token(task, connection)
+            job.watch.require_consent()
             number = rooms.egress.prepare(
                 Method.UPLOAD,
                 task.purpose,
@@ -264,56 +291,24 @@ class LocalRound:
                 body=body,
                 expires=task.expires,
                 connection=connection,
-                basis=material.basis,
+                basis=job.basis,
             )
-            rooms.runs.add(_run(task, now, runs.PREPARED, going.examples), connection)
+            rooms.runs.advance(task, runs.PREPARED, going.examples, connection)
             entry = next(one for one in rooms.egress.pending() if one.id == number)
-        going.charged = True
+        going.prepared = True
         return entry
 
     def _log(self, going: _Round, outcome: Outcome) -> None:
-        """Log a round that ended before it was charged; one that was charged has its entry."""
-        fields: dict[str, str | int | float | bool] = {"purpose": going.purpose, "outcome": outcome.words}
-        self._rooms.audit.record("round", fields)
-        if going.task is not None and not going.charged:
-            run = _run(going.task, self._rooms.clock_rng.now(), outcome.words, going.examples)
-            with contextlib.suppress(StoreFailed):  # the outcome may be just that
-                self._rooms.runs.add(run)
-
-
-class _Watch:
-    """Looks each second whether a round may go on."""
-
-    def __init__(self, rooms: Rooms, bundle: Bundle, ending: threading.Event) -> None:
-        self._rooms = rooms
-        self._ending = ending
-        self._bundle = bundle
-        self.generation = rooms.consent.generation
-
-    def __call__(self) -> bool:
-        return self._obstacle() is not None
-
-    def require(self) -> None:
-        """End the round if it may not go on."""
-        obstacle = self._obstacle()
-        if obstacle is not None:
-            _abandon(obstacle)
-
-    def _obstacle(self) -> Obstacle | None:
-        if self._ending.is_set():
-            return Obstacle.STOPPING
-        if self._rooms.consent.generation != self.generation:
-            return Obstacle.CONSENT_CHANGED
-        return self._rooms.readiness.going_on(self._bundle)
-
-
-def _refuse(obstacle: Obstacle, *, asked: bool = True) -> NoReturn:
-    retry = Retry.PERMANENT if obstacle in {Obstacle.STOPPED, Obstacle.EXPIRED} else Retry.TRANSIENT
-    raise _Over(Outcome(f"refused: {obstacle}", retry, asked=asked))
-
-
-def _abandon(obstacle: Obstacle) -> NoReturn:
-    raise _Over(Outcome(f"abandoned: {obstacle}", Retry.TRANSIENT))
+        """Log how a round ended; one whose upload was prepared has its entry."""
+        words = outcome_for_others(outcome.words)
+        self._rooms.audit.record("round", {"purpose": going.purpose, "outcome": words})
+        if going.task is None or going.prepared:
+            return
+        with contextlib.suppress(StoreFailed):  # the outcome may be just that
+            if going.charged:
+                self._rooms.runs.advance(going.task, outcome.words, going.examples)
+            else:
+                self._rooms.runs.add(_run(going.task, self._rooms.clock_rng.now(), outcome.words, going.examples))
 
 
 def _use_token(task: DeviceTask, connection: Connection) -> None:

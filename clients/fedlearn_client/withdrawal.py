@@ -188,6 +188,7 @@ class Withdrawals:
             numbers.append(stream.id)
         for purpose, recipient in pairs:
             uploads += self._egress.destroy(purpose, recipient, connection)
+            aliases += self._egress.renew_key(purpose, recipient, connection)
             pair = (purpose, recipient)
             found = connection.execute(
                 "SELECT key_alias FROM private_parameters WHERE purpose = ? AND recipient = ?", pair

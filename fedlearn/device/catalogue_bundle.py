@@ -1,4 +1,7 @@
-"""A catalogue bundle: public items that can be replaced without approving a training again."""
+"""A catalogue bundle: public items that can be replaced without approving a training again.
+
+Its items decide which words of the owner are kept, so it needs as many approvers as everything else.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,6 @@ CATALOGUE: Final = "catalogue.json"
 DEFAULT_MAX_BYTES: Final = 5_000_000
 """Of ``catalogue.json``, where an exporter is not told another cap."""
 
-_THRESHOLD: Final = 1  # public data that must fit the plan's CatalogueSpec: no new approval by N of M
 _ROOM: Final = 2**18  # for the manifest
 
 
@@ -66,7 +68,7 @@ def build_catalogue_bundle(catalogue: Catalogue, *, version: int, expires: float
         catalogue: public data.
         version: >= 1, higher than that of the catalogue it replaces.
         expires: seconds since the Unix epoch; cut to the second.
-        signers: at least one approver of the roster.
+        signers: approvers of the roster; a phone asks for as many as the roster's threshold.
 
     Raises:
         BundleRefused: a phone would refuse it, whoever signs.
@@ -96,13 +98,14 @@ def open_catalogue_bundle(
         seen_version: the highest version of this catalogue that was ever accepted here, 0 for none.
 
     Raises:
-        SignatureRefused: not signed by an approver, with a foreign or bad signature, or the roster has expired.
+        SignatureRefused: signed by fewer approvers than the roster asks for, with a foreign or bad signature, or the
+            roster has expired.
         BundleRefused: too large for ``spec``, damaged, expired, older than one seen before, or a catalogue of another
             name, domain, or with an attribute that ``spec`` does not list.
     """
     archive = read_archive(data, spec.max_bytes + _ROOM)
     roster.require_current(now)
-    manifest, files = require_manifest(archive, CATALOGUE_TYPE, SCHEMA, roster.approvers, _THRESHOLD)
+    manifest, files = require_manifest(archive, CATALOGUE_TYPE, SCHEMA, roster.approvers, roster.threshold)
     if set(files) != {CATALOGUE}:
         raise BundleRefused(f"catalogue bundle: must hold {CATALOGUE} and its manifest alone.")
     if not now < manifest.expires:

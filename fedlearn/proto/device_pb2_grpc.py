@@ -84,7 +84,8 @@ class SignalsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Purge(self, request, context):
-        """Destroys everything derived from a stream. The stream stays registered.
+        """Destroys everything derived from a stream. The stream stays registered. The reply does not tell whether there was
+        anything.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CheckInRequest(_message.Message):
-    __slots__ = ("version", "population", "purpose", "bundle_digest", "runtime", "status_version", "attestation", "padding")
+    __slots__ = ("version", "population", "purpose", "bundle_digest", "runtime", "status_version", "attestation", "padding", "nonce")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     POPULATION_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class CheckInRequest(_message.Message):
     STATUS_VERSION_FIELD_NUMBER: _ClassVar[int]
     ATTESTATION_FIELD_NUMBER: _ClassVar[int]
     PADDING_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
     version: int
     population: str
     purpose: str
@@ -24,7 +25,8 @@ class CheckInRequest(_message.Message):
     status_version: int
     attestation: bytes
     padding: bytes
-    def __init__(self, version: _Optional[int] = ..., population: _Optional[str] = ..., purpose: _Optional[str] = ..., bundle_digest: _Optional[bytes] = ..., runtime: _Optional[str] = ..., status_version: _Optional[int] = ..., attestation: _Optional[bytes] = ..., padding: _Optional[bytes] = ...) -> None: ...
+    nonce: bytes
+    def __init__(self, version: _Optional[int] = ..., population: _Optional[str] = ..., purpose: _Optional[str] = ..., bundle_digest: _Optional[bytes] = ..., runtime: _Optional[str] = ..., status_version: _Optional[int] = ..., attestation: _Optional[bytes] = ..., padding: _Optional[bytes] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
 class CheckInReply(_message.Message):
     __slots__ = ("task", "retry_after_s", "status", "ledger_checkpoint")

@@ -706,9 +706,10 @@ class Phone:
         self.epoch, self.waiting, self.time, self.clock_noted = 0, False, 0.0, False
         self.tokens: set[str] = set()
         self.rounds: list[float] = []
+        self.sights: list[tuple[str, float]] = []
 
     def wipe(self) -> None:
-        self.tokens, self.rounds = set(), []
+        self.tokens, self.rounds, self.sights = set(), [], []
         self.epoch, self.waiting = self.epoch + 1, True
 
     def spent(self, key: tuple[str, str] = ("", ""), rho: float = 0.0) -> float:
@@ -732,7 +733,7 @@ class Phone:
         require(task["token"] not in self.tokens, "token_used")
         require(sum(time > now - DAY for time in self.rounds) < policy["device"]["max_rounds_per_day"], "too_soon")
         key, terms, step = (task["recipient"], task["run_id"]), task["mechanism"], task["step"]
-        run = self._sight(key, task)
+        run = self._sight(key, task, now, policy["device"]["max_rounds_per_day"])
         require(run.count < terms["max_participations"], "participations_used_up")
         far = run.since is None or step >= run.since + terms["min_separation"]
         require(far, "history_lost" if run.assumed else "too_soon")
@@ -755,19 +756,22 @@ class Phone:
         signed = max(asked["task"]["issued"], seconds(status["issued"]) if status else -INF)
         self.time = max(self.time, now if now <= signed + DAY else signed)
 
-    def _sight(self, key: tuple[str, str], task: Mapping[str, Any]) -> Run:
+    def _sight(self, key: tuple[str, str], task: Mapping[str, Any], now: float, most: int) -> Run:
         """Return what is known of a run; one that was not seen since history was lost is noted first."""
         terms, step, run = task["mechanism"], task["step"], self.runs.get(key)
         said = canonical([terms, task["population"], task["purpose"]])
         require(run is None or run.terms == said, "not_the_approved_plan")
         if run is not None and run.epoch == self.epoch:
             return run
+        require(sum(name == key[0] and time > now - DAY for name, time in self.sights) < most, "too_soon")
         count, since = min(step // terms["min_separation"] + 1, terms["max_participations"]), step
         if run is not None:
             count, since = run.count, max(step, -1 if run.since is None else run.since)
         begins_here = run is None and step == 0 and not self.waiting
         noted = (0, None) if begins_here else (count, since)
-        self.runs[key] = Run(said, *noted, True, zcdp(terms, noted[0]), self.epoch)
+        # what is assumed costs something only once the phone takes part
+        self.runs[key] = Run(said, *noted, True, 0.0 if run is None else run.rho, self.epoch)
+        self.sights.append((key[0], now))
         self.clock_noted = False
         return self.runs[key]
 

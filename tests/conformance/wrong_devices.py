@@ -27,7 +27,7 @@ from fedlearn.features import text
 from fedlearn.policy import status
 from fedlearn.policy.document import DataType
 from fedlearn.proto import conformance_pb2 as cases
-from fedlearn.proto import worker_pb2
+from fedlearn.proto import device_pb2, worker_pb2
 from fedlearn.types import ClippedDelta
 from fedlearn_client import daemon, guard, installed, participation, participation_rows, recommend, scheduler, workers
 from fedlearn_client.anchor import NO_STEP
@@ -45,6 +45,7 @@ from fedlearn_client.hooks import Caller, Role
 from fedlearn_client.linux.callers import SocketCallers
 from fedlearn_client.linux.clock import LinuxClock
 from fedlearn_client.services import door, signals
+from fedlearn_client.services.wire import receipt_message
 from fedlearn_client.settings import Settings
 from fedlearn_client.store.signals import SignalStore
 from fedlearn_client.store.streams import Destroyed, Streams
@@ -274,6 +275,16 @@ def _push_tells(patch: Patch) -> None:
     patch.setattr(signals.SignalsServicer, "push", push)
 
 
+def _purge_tells(patch: Patch) -> None:
+    """Every purge is answered with its receipt, and that says how much there was."""
+
+    def purge(self: Any, caller: Any, request: Any) -> Any:
+        receipt = self.withdrawals.purge(self._stream(caller, request.stream))
+        return device_pb2.PurgeReply(receipt=receipt_message(receipt))
+
+    patch.setattr(signals.SignalsServicer, "purge", purge)
+
+
 def _any_grant(patch: Patch) -> None:
     patch.setattr(Consent, "_require_grantable", lambda *_: None)
 
@@ -386,6 +397,7 @@ WRONG_BEHAVIOUR = (
     ),
     Fault("duplicates_kept", _duplicates_kept, ("signals.duplicate",), (), ("signals.duplicate", "signals.silent")),
     Fault("push_tells", _push_tells, ("signals.silent",), (), ("signals.silent", "signals.duplicate")),
+    Fault("purge_tells", _purge_tells, ("purge.silent",), (), ("purge",)),
     Fault(
         "any_grant",
         _any_grant,

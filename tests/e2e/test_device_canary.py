@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -41,8 +43,20 @@ def worker(mode: str, hidden: bytes) -> list[str]:
 KNOWN_NONCE = worker("nonce", b"\xab" * 16)
 
 
+class KnownRandom(LinuxClock):
+    """Gives the same bytes to every phone that asks for as many, as often, in the same order."""
+
+    def __init__(self) -> None:
+        self._asked: Counter[int] = Counter()
+
+    def random_bytes(self, count: int) -> bytes:
+        self._asked[count] += 1
+        return hashlib.shake_256(f"{count} {self._asked[count]}".encode()).digest(count)
+
+
 def requests_of(seed: int, live: Callable[[Any], None] = canary.Evening.live, **options: Any) -> Any:
     """Everything that leaves in an evening with the words of ``seed``."""
+    options.setdefault("hooks", {"clock_rng": KnownRandom()})
     with canary.evening(seed, gateway=worlds.Gateway(worlds.FixedRandom()), **options) as one:
         live(one)
         return one.requests()
@@ -55,16 +69,20 @@ def usual() -> Any:
 
 
 def without_nonce(requests: list[tuple[Method, bytes]]) -> list[bytes]:
-    """The requests, zeros for the random number of each contribution."""
+    """The requests, zeros for the random number of each check-in and of each contribution."""
     made = []
-    for method, body in requests:
-        made.append(body)
-        if method is Method.UPLOAD:
+    for method, sent_body in requests:
+        body, nonces = sent_body, []
+        if method is Method.CHECK_IN:
+            nonces = [gateway_pb2.CheckInRequest.FromString(body).nonce]
+        elif method is Method.UPLOAD:
             sent = gateway_pb2.UploadRequest.FromString(body)
-            nonce = wire_pb2.Envelope.FromString(sent.contribution).contribution.nonce
+            nonces = [wire_pb2.Envelope.FromString(sent.contribution).contribution.nonce]
+        for nonce in nonces:
             assert len(nonce) == 16
             assert body.count(nonce) == 1
-            made[-1] = body.replace(nonce, bytes(16))
+            body = body.replace(nonce, bytes(16))
+        made.append(body)
     return made
 
 
@@ -137,7 +155,8 @@ def test_other_words_around_the_same_wish_change_no_byte_that_leaves() -> None:
     assert read[0] == read[1]  # equal Queries, so
     assert [method for method, _ in one] == [Method.CHECK_IN, Method.FETCH, Method.UPLOAD]
     assert one == other
-    assert without_nonce(requests_of(13)) == without_nonce(one)  # the phone's own worker: a nonce, and nothing else
+    # the phone's own worker and generator: two random numbers differ, and nothing else
+    assert without_nonce(requests_of(13, hooks={})) == without_nonce(one)
 
 
 def test_what_others_said_and_what_was_quoted_changes_no_byte_that_leaves() -> None:
@@ -150,6 +169,7 @@ def test_what_others_said_and_what_was_quoted_changes_no_byte_that_leaves() -> N
             del said.message.foreign_spans[:]
         one.phone.push(canary.CHAT, *own, stream=one.stream)
         one.phone.push(canary.READING, *canary.choices(one.words))
+        one.phone.rank(canary.SURFACE)  # as in the other evening, so that random numbers are as many
         assert one.phone.train() == "acknowledged"
 
     assert requests_of(14, only_own, worker=KNOWN_NONCE) == usual()
@@ -162,6 +182,7 @@ def test_another_wish_changes_the_upload_and_nothing_else() -> None:
         one.agree()
         one.phone.push(canary.CHAT, worlds.said("想吃寿司 wifi", "x", worlds.NOW - 7100.0), stream=one.stream)
         one.phone.push(canary.READING, *canary.choices(one.words))
+        one.phone.rank(canary.SURFACE)  # as in the other evening, so that random numbers are as many
         assert one.phone.train() == "acknowledged"
 
     one, other = usual(), requests_of(15, another, worker=KNOWN_NONCE)

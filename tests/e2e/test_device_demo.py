@@ -16,7 +16,7 @@ def test_the_story_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str], mo
     told = capfd.readouterr().out
     outcomes = re.findall(r'"((?:refused: |acknowledged)[a-z_]*)"', told)
     assert outcomes == [
-        "refused: no_grant",
+        "refused: not_ready",
         "acknowledged",
         "refused: too_soon",
         "refused: not_the_approved_plan",

@@ -62,7 +62,7 @@ def test_a_fresh_phone_takes_part_in_none_of_ten_rounds(age: pb.AgeClass) -> Non
             phone.push(CHAT, worlds.said("想吃火锅", f"{number}", worlds.NOW - 50.0))
             phone.push(READING, worlds.chose(worlds.items()[number], f"{number}", worlds.NOW - 40.0))
             phone.gateway.advance(worlds.SEPARATION)
-            assert phone.train() == "refused: no_grant"
+            assert phone.train() == "refused: not_ready"
         assert phone.gateway.requests == []
         assert phone.call(worlds.SETTINGS, "Audit/Egress").entries == []
         assert phone.status().signals == 0

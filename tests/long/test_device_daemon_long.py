@@ -48,7 +48,7 @@ def large_town() -> tuple[bytes, bytes]:
     files["weights.bin"] = struct.pack(f"<{town.WIDTH}f", *([1.0] * town.WIDTH))
     keys = town.approvers()
     bundle = build_bundle(files, expires=NOW + 30 * town.DAY, signers=keys[:2])
-    return bundle, build_catalogue_bundle(catalogue, version=1, expires=NOW + 30 * town.DAY, signers=keys[:1])
+    return bundle, build_catalogue_bundle(catalogue, version=1, expires=NOW + 30 * town.DAY, signers=keys[:2])
 
 
 def ready(phone: Any) -> None:

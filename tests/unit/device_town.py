@@ -420,8 +420,8 @@ _PLACES = (
 def signed_catalogue(
     version: int = 1, *, now: float = NOW, days: float = 60.0, signers: Sequence[Key] | None = None
 ) -> bytes:
-    """A catalogue bundle of ``catalogue(version)``, signed by one approver."""
-    keys = approvers()[:1] if signers is None else signers
+    """A catalogue bundle of ``catalogue(version)``, signed by two approvers."""
+    keys = approvers()[:2] if signers is None else signers
     return build_catalogue_bundle(catalogue(version), version=version, expires=now + days * DAY, signers=keys)
 
 

@@ -94,6 +94,11 @@ def took(*steps: int, **more: Any) -> list[dict[str, Any]]:
     return [{"step": step, **more} for step in steps]
 
 
+def met(runs: int) -> list[dict[str, Any]]:
+    """The phone met so many other runs late, and took part in none."""
+    return [event for number in range(runs) for event in took(3, run_id=f"met-run.{number}")]
+
+
 def cases() -> list[dict[str, Any]]:
     """Return name -> what differs from the base; later keys are those of the base."""
     second = {"run_id": "town-run.2"}
@@ -111,6 +116,16 @@ def cases() -> list[dict[str, Any]]:
         "met in step b: step b itself may be one": {"history": took(10), "task": {"step": 20}},
         "met so late that k may be used up": {"task": {"step": 77}},
         "another run": {"history": took(0), "task": second},
+        "runs that were only met leave the cap alone": {
+            "policy": {"device": {"epsilon": 2.6}},
+            "history": [*took(33, **second), *took(33, run_id="town-run.3")],
+        },
+        "the last run that may be met in a day": {"history": met(5)},
+        "one more run than may be met in a day": {"history": met(6)},
+        "a run that was met goes on, however many were met": {
+            "history": [*took(0, run_id="town-run.1"), *met(5)],
+            "task": {"step": 10},
+        },
         "after a wiped store": {"history": [*took(0), {"event": "store_wiped"}], "task": {"step": 10}},
         "b steps after a wiped store": {
             "history": [*took(0), {"event": "store_wiped"}, *took(10)],

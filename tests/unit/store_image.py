@@ -53,7 +53,7 @@ class Image:
     def aliases(self) -> set[bytes]:
         """Names of keys that are written anywhere in the store, and the store's own."""
         if not hasattr(self, "_scanned"):
-            names = set(re.findall(rb"(?:stream|private)-[0-9a-f]{24}", self.pages))
+            names = set(re.findall(rb"(?:stream|private|egress)-[0-9a-f]{24}", self.pages))
             object.__setattr__(self, "_scanned", names | {b"store"})
         return self._scanned | getattr(self, "_more", set())
 

@@ -88,6 +88,7 @@ class Phone:
     private: PrivateParameters
     withdrawals: Withdrawals
     examples: StoredExamples
+    stopped: bool = False
     forgotten: list[float] = field(default_factory=list)
 
     def grant(self, app: str, kind: DataType, purpose: str, recipient: str) -> None:
@@ -154,9 +155,9 @@ def open_phone(
     database = Database.open(directory / "store", keystore, clock, **(database_options or {}))
     streams = Streams(database, keystore, clock)
     phone: Phone
-    consent = Consent(database, streams, lambda: phone.policy, clock)
+    consent = Consent(database, streams, lambda: phone.policy, clock, stopped=lambda: phone.stopped)
     signals = SignalStore(database, streams, clock, admits=consent.admits, **signal_options)
-    egress, receipts = EgressLog(database, clock), Receipts(database, keystore, clock)
+    egress, receipts = EgressLog(database, keystore, clock), Receipts(database, keystore, clock)
 
     def forgotten() -> None:
         phone.forgotten.append(clock.now())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from fedlearn.errors import ConsentRefused
+from fedlearn.policy.document import PurposeKind, RecipientKind
 from fedlearn_client.consent import Age, Consent
 
 
@@ -119,7 +121,7 @@ def test_no_policy_no_consent(phone) -> None:
 
 
 def test_nothing_is_granted_before_something_can_destroy(phone) -> None:
-    bare = Consent(phone.database, phone.streams, lambda: phone.policy, phone.clock)
+    bare = Consent(phone.database, phone.streams, lambda: phone.policy, phone.clock, stopped=lambda: False)
     for on in (True, False):
         with pytest.raises(ConsentRefused, match="destroy"):
             bare.set("chat", CHAT, *RANK, on, 1)
@@ -166,6 +168,86 @@ def test_changed_words_void_a_grant(phone) -> None:
     assert _apps(phone, RANK) == ["chat"]
     phone.policy = world.make_policy(version=1)  # the old words again are not those agreed to last
     assert _apps(phone, RANK) == ["dining", "maps"]
+
+
+@pytest.mark.parametrize(
+    ("field", "position", "change"),
+    [
+        ("purposes", 0, {"text": "Sell everything to anybody."}),
+        ("purposes", 0, {"kind": PurposeKind.TRAIN}),
+        ("recipients", 0, {"name": "Somebody Else"}),
+        ("recipients", 0, {"kind": RecipientKind.APP}),
+        ("recipients", 0, {"task_key": "ab" * 32}),
+        ("sources", 0, {"owner": "Somebody Else"}),
+    ],
+)
+def test_a_grant_is_for_what_was_agreed_to_whatever_number_the_words_have(phone, field, position, change) -> None:
+    phone.grant_all()
+    entries = list(getattr(phone.policy, field))
+    entries[position] = replace(entries[position], **change)
+    asked = phone.policy
+    phone.policy = replace(asked, version=2, **{field: tuple(entries)})
+    assert "chat" not in _apps(phone, RANK)
+    assert _switch(phone, "chat", RANK).blocked == "text_changed"
+    phone.grant("chat", CHAT, *RANK)
+    assert "chat" in _apps(phone, RANK)
+    phone.policy = asked  # the last agreement was another
+    assert "chat" not in _apps(phone, RANK)
+
+
+def test_other_changes_of_a_policy_void_nothing(phone) -> None:
+    phone.grant_all()
+    device = replace(phone.policy.device, epsilon=1.0)
+    phone.policy = replace(phone.policy, version=2, name="renamed", device=device, expires="2034-01-01T00:00:00Z")
+    assert _apps(phone, RANK) == ["chat", "dining", "maps"]
+
+
+def test_a_use_that_is_no_longer_listed_is_over_for_good(phone) -> None:
+    phone.grant_all()
+    phone.signals.add(phone.stream("chat"), [world.new_signal("a", phone.clock.now() - 1, b"said")])
+    listed = phone.policy
+    without = replace(listed, version=2, sources=tuple(one for one in listed.sources if one.app != "chat"))
+    phone.policy = None  # nothing in force: nothing is known to be unlisted
+    assert phone.consent.policy_changed() == []
+    phone.policy = without
+    receipts = phone.consent.policy_changed()
+    assert len(receipts) == 3, "of each use of the source"
+    assert phone.database.rows("SELECT count(*) FROM signals") == [(0,)]
+    assert phone.consent.policy_changed() == []
+    phone.policy = replace(listed, version=3)
+    assert phone.consent.policy_changed() == []
+    assert _apps(phone, RANK) == ["dining", "maps"]
+    assert not _switch(phone, "chat", RANK).on
+
+
+def test_under_a_stopped_policy_nothing_is_used_kept_or_granted_and_grants_stay(phone) -> None:
+    phone.grant("chat", CHAT, *RANK)
+    phone.stopped = True
+    assert _apps(phone, RANK) == []
+    assert not phone.consent.wanted("chat", CHAT)
+    assert not phone.consent.admits(phone.stream("chat"))
+    assert {one.blocked for one in phone.consent.switches()} == {"stopped"}
+    for use in (RANK, TRAIN):
+        with pytest.raises(ConsentRefused, match="status stopped or revoked"):
+            phone.grant("chat", CHAT, *use)
+    assert phone.consent.has_any(*RANK), "so that a newer status is asked for"
+    assert not phone.consent.has_any(*TRAIN)
+    assert phone.consent.needed(phone.stream("chat")), "it may be used again: nothing is destroyed"
+    assert phone.consent.policy_changed() == []
+    phone.stopped = False
+    assert _apps(phone, RANK) == ["chat"]
+    phone.stopped = True
+    assert phone.consent.set("chat", CHAT, *RANK, False, 0) is not None, "what was granted can be taken back"
+
+
+def test_saying_the_same_again_is_no_change(phone) -> None:
+    phone.streams.restrict("chat", "main", ["train", "rank"])
+    before = phone.consent.generation
+    phone.streams.restrict("chat", "main", ["rank", "train"])
+    phone.streams.register("chat", "main", CHAT)
+    assert phone.consent.generation == before
+    phone.streams.restrict("chat", "main", [])
+    assert phone.consent.generation > before
 
 
 def test_policy_expires(phone) -> None:

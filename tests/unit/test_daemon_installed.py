@@ -114,6 +114,66 @@ def test_a_roster_never_goes_back(world: World) -> None:
     assert len(world.installed.bundles()) == 1
 
 
+def test_a_policy_under_another_name_is_no_way_back(world: World) -> None:
+    world.install(policy=town.city_policy(version=2))
+    for version in (1, 2):
+        with pytest.raises(BundleRefused, match=r"policy\.version"):
+            world.install(policy=town.city_policy(version=version, name="city-old"))
+    world.install(policy=town.city_policy(version=3, name="city-new"))
+    assert world.installed.policy().name == "city-new"
+
+
+def with_roster(**changes: Any) -> bytes:
+    files = town.bundle_files()
+    files["roster.dsse.json"] = town.signed_roster(2, **changes)
+    return town.build_bundle(files, expires=town.NOW + 9 * town.DAY, signers=town.approvers()[:2])
+
+
+def test_a_roster_version_has_one_content(world: World) -> None:
+    world.install()
+    world.installed.install_bundle(with_roster())
+    for other in (with_roster(threshold=1), with_roster(status_keys=(town.Key().public,))):
+        with pytest.raises(BundleRefused, match=r"roster\.version=2"):
+            world.installed.install_bundle(other)
+        with pytest.raises(BundleRefused, match=r"roster\.version=2"):
+            world.restart().install_bundle(other)
+    world.installed.install_bundle(with_roster())
+    assert len(world.installed.bundles()) == 1
+
+
+def test_a_catalogue_version_has_one_content(world: World) -> None:
+    world.install()
+    first = town.signed_catalogue(signers=town.approvers()[:2])
+    world.installed.install_catalogue(first, unused)
+    longer = town.signed_catalogue(days=70.0)
+    items = town.build_catalogue_bundle(
+        town.catalogue(2), version=1, expires=town.NOW + town.DAY, signers=town.approvers()[:2]
+    )
+    for other in (longer, items):
+        with pytest.raises(BundleRefused, match=r"manifest\.version=1"):
+            world.installed.install_catalogue(other, unused)
+    more = town.signed_catalogue(signers=town.approvers())  # one more signature is no other content
+    world.installed.install_catalogue(more, unused)
+    assert world.restart().catalogue().checked.contents == world.installed.catalogue().checked.contents
+
+
+def test_a_policy_that_a_status_names_is_stopped(world: World) -> None:
+    world.install()
+    digest = world.installed.bundles()[0].verified.digest
+    world.installed.update_status(town.signed_status(1))
+    world.clock.advance(2 * town.DAY)
+    assert not world.installed.stopped(), "a stale status stops trainings alone"
+    for version, named in ((2, {"stopped": [digest]}), (3, {"stopped": ["*"]}), (4, {"revoked": [digest]})):
+        world.installed.update_status(town.signed_status(version, world.clock.now(), **named))
+        assert world.installed.stopped()
+        assert world.restart().stopped()
+    world.clock.advance(2 * town.DAY)
+    assert world.installed.stopped(), "however old it is"
+    contents = world.installed.bundles()[0].contents
+    world.installed.update_status(town.signed_status(5, world.clock.now(), stopped=[contents]))
+    assert not world.installed.stopped(), "a stopped bundle stops its training and its ranking alone"
+
+
 def test_a_status_never_goes_back_and_one_version_has_one_content(world: World) -> None:
     with pytest.raises(StatusRefused, match="install a task bundle first"):
         world.installed.update_status(town.signed_status())

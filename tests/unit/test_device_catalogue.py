@@ -177,7 +177,7 @@ def opened(data: bytes, **given: Any) -> Any:
     return open_catalogue_bundle(data, **{"roster": town.roster(), "spec": SPEC, "now": town.NOW, **given})
 
 
-def test_a_good_bundle_opens_with_one_signature() -> None:
+def test_a_good_bundle_opens_with_two_signatures() -> None:
     data = town.signed_catalogue()
     found = opened(data)
     assert catalogue_from_bytes(found.catalogue_bytes, CAP) == town.catalogue()
@@ -200,9 +200,14 @@ def test_a_new_version_needs_no_new_plan_and_never_goes_back() -> None:
 
 
 def test_another_approver_can_sign_too() -> None:
-    twice = add_catalogue_approval(town.signed_catalogue(), town.approvers()[1])
-    assert opened(twice).contents == opened(town.signed_catalogue()).contents
-    assert opened(twice).digest != opened(town.signed_catalogue()).digest
+    once = town.signed_catalogue(signers=town.approvers()[:1])
+    with pytest.raises(SignatureRefused, match="signed by 1 of the 3 keys that count; 2 are needed"):
+        opened(once)
+    twice = add_catalogue_approval(once, town.approvers()[1])
+    thrice = add_catalogue_approval(twice, town.approvers()[2])
+    assert opened(twice).contents == opened(thrice).contents
+    assert opened(twice).digest != opened(thrice).digest
+    assert opened(once, roster=replace(town.roster(), threshold=1)).items == 40
 
 
 @pytest.mark.parametrize(
@@ -264,7 +269,7 @@ def test_every_file_is_covered_when_the_container_is_right() -> None:
 
 def made(files: dict[str, bytes], kind: str = CATALOGUE_TYPE, schema: str = SCHEMA, **more: object) -> bytes:
     body = {"version": 1, **more}
-    return seal(files, kind, manifest_bytes(schema, files, town.NOW + 9, body), town.approvers()[:1])
+    return seal(files, kind, manifest_bytes(schema, files, town.NOW + 9, body), town.approvers()[:2])
 
 
 def test_properly_signed_and_wrong() -> None:

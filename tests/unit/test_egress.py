@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from fedlearn.errors import MessageTooLarge, StoreFailed, TransportFailed
 from fedlearn.proto import gateway_pb2 as pb
-from fedlearn_client.egress import KEEP_BODIES_S, EgressLog, State
+from fedlearn_client.egress import KEEP_BODIES_S, EgressLog, State, keep_s_of
 from fedlearn_client.fakes import FakeClock, FakeKeyStore
 from fedlearn_client.hooks import Method
 from fedlearn_client.store.database import Database
@@ -34,8 +35,10 @@ from fedlearn_client.transport import (
 class Log:
     def __init__(self, directory: Path) -> None:
         self.clock = FakeClock()
-        self.database = Database.open(directory, FakeKeyStore(), self.clock)
-        self.egress = EgressLog(self.database, self.clock)
+        self.keystore = FakeKeyStore()
+        self.kept_s = KEEP_BODIES_S
+        self.database = Database.open(directory, self.keystore, self.clock)
+        self.egress = EgressLog(self.database, self.keystore, self.clock, keep_s=lambda: self.kept_s)
 
     def prepare(self, method: Method = Method.UPLOAD, body: bytes = b"body", **changes: Any) -> int:
         words = {"run_id": "run", "step": 3, "expires": self.clock.now() + 3600.0} | changes
@@ -120,6 +123,86 @@ def test_bytes_are_kept_for_thirty_days(log: Log) -> None:
     log.egress.expire(log.clock.now())
     (entry,) = log.egress.entries(1, with_bytes=True)
     assert (entry.body, entry.size, entry.sha256) == (None, 4, hashlib.sha256(b"body").digest())
+
+
+@pytest.mark.parametrize("method", [Method.UPLOAD, Method.CHECK_IN])
+def test_bytes_are_kept_no_longer_than_the_shortest_lived_source(log: Log, method: Method) -> None:
+    log.kept_s = 2 * 86_400.0
+    log.prepare(method, expires=2e9)
+    log.clock.advance(2 * 86_400.0 - 1.0)
+    log.egress.forget_old(log.clock.now())
+    assert log.egress.entries(1, with_bytes=True)[0].body == b"body"
+    log.clock.advance(1.0)
+    log.egress.forget_old(log.clock.now())
+    assert log.egress.entries(1, with_bytes=True)[0].body is None
+
+
+def test_how_long_a_policy_keeps_bytes() -> None:
+    days = [SimpleNamespace(retention_days=count) for count in (14, 3, 30)]
+    assert keep_s_of(SimpleNamespace(sources=days)) == 3 * 86_400.0  # type: ignore[arg-type]
+    assert keep_s_of(None) == keep_s_of(SimpleNamespace(sources=())) == KEEP_BODIES_S  # type: ignore[arg-type]
+
+
+def _keys(log: Log) -> list[tuple[Any, ...]]:
+    return log.database.rows("SELECT purpose, recipient, key_alias, wrapped_key FROM egress_keys ORDER BY key_alias")
+
+
+def _destroy(log: Log) -> None:
+    """As a withdrawal does."""
+    with log.database.transaction() as connection:
+        log.egress.destroy("train", "lab", connection)
+        aliases = log.egress.renew_key("train", "lab", connection)
+    for alias in aliases:
+        log.keystore.destroy(alias)
+
+
+def test_an_upload_is_sealed_under_a_key_of_its_pair(log: Log) -> None:
+    log.prepare()
+    log.prepare()
+    log.egress.prepare(Method.UPLOAD, "train", "rival", run_id="", step=0, body=b"body", expires=2e9)
+    log.prepare(Method.CHECK_IN)
+    bodies = [bytes(body) for (body,) in log.database.rows("SELECT body FROM egress ORDER BY id")]
+    assert len(set(bodies)) == 4
+    assert all(b"body" not in body for body in bodies[:3])
+    assert bodies[3] == b"body"  # what every phone with this bundle says
+    assert sorted(key[:2] for key in _keys(log)) == [("train", "lab"), ("train", "rival")]
+    assert {alias.partition("-")[0] for _, _, alias, _ in _keys(log)} == {"egress"}
+
+
+def test_an_old_copy_opens_no_upload_after_its_key_is_destroyed(log: Log) -> None:
+    number = log.prepare()
+    (old,) = log.database.rows("SELECT body FROM egress")
+    (key,) = _keys(log)
+    _destroy(log)
+    with pytest.raises(StoreFailed):
+        log.keystore.unwrap(key[2], bytes(key[3]))
+    with log.database.transaction() as connection:  # somebody puts the old copy back
+        connection.execute("UPDATE egress SET body = ?, state = 'prepared' WHERE id = ?", (bytes(old[0]), number))
+        connection.execute("INSERT INTO egress_keys VALUES (?, ?, ?, ?)", key)
+    assert log.egress.pending() == []
+    assert log.egress.entries(1, with_bytes=True)[0].body is None
+    fresh = log.prepare()  # and goes on under another key
+    assert [(entry.id, entry.body) for entry in log.egress.pending()] == [(fresh, b"body")]
+    assert _keys(log)[0][2] != key[2]
+
+
+def test_after_a_withdrawal_another_key_is_used(log: Log) -> None:
+    log.prepare()
+    (before,) = _keys(log)
+    _destroy(log)
+    assert _keys(log) == []
+    log.prepare()
+    (after,) = _keys(log)
+    assert after[2] != before[2]
+    assert log.egress.pending()[0].body == b"body"
+
+
+def test_no_body_passes_for_another(log: Log) -> None:
+    first, second = log.prepare(body=b"one"), log.prepare(body=b"two")
+    with log.database.transaction() as connection:
+        connection.execute("UPDATE egress SET body = (SELECT body FROM egress WHERE id = ?) WHERE id = ?",
+                           (first, second))  # fmt: skip
+    assert [entry.body for entry in log.egress.pending()] == [b"one"]
 
 
 def test_what_expires(log: Log) -> None:

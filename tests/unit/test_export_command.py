@@ -16,7 +16,7 @@ from rich.console import Console
 from fedlearn import __version__
 from fedlearn.clock import system_clock
 from fedlearn.device.bundle import Bundle, open_bundle
-from fedlearn.device.catalogue_bundle import open_catalogue_bundle
+from fedlearn.device.catalogue_bundle import open_catalogue_bundle, spec_of
 from fedlearn.errors import (
     BundleRefused,
     DataMissing,
@@ -36,8 +36,8 @@ from fedlearn.lab.config import AdaptiveClipConfig
 from fedlearn.lab.exporting import _mechanism, trained_run
 from fedlearn.lab.run import train
 from fedlearn.ledger.signing import SigningKey, make_key_pair, read_key
-from fedlearn.policy.dsse import ROSTER_TYPE, STATUS_TYPE, sign_envelope
-from fedlearn.policy.roster import Roster, roster_bytes
+from fedlearn.policy.dsse import ROSTER_TYPE, STATUS_TYPE, open_envelope, sign_envelope
+from fedlearn.policy.roster import Roster, roster_bytes, roster_from_bytes
 from fedlearn.policy.status import Status, open_status, require_live, status_bytes
 from fedlearn.policy.times import format_time
 from fedlearn.privacy.factorization import Blt
@@ -139,6 +139,9 @@ class Office:
         found += ["--root", self.key("root") + ".pub", "--out", str(self.folder / "out")]
         return [*found, *(part for key in keys for part in ("--approver-key", self.key(key)))]
 
+    def root(self) -> str:
+        return read_key(self.folder / "root.key").public
+
     def open(self) -> Bundle:
         data = (self.folder / "out" / "evening.task.flb").read_bytes()
         root = read_key(self.folder / "root.key").public
@@ -170,7 +173,14 @@ def test_a_second_approver_signs_later(office: Office, run: Path, capsys: pytest
 
 def test_a_catalogue_alone(office: Office, run: Path) -> None:
     assert main([*office.arguments(run, "one"), "--catalogue-only", "--catalogue-version", "7"]) == 0
-    assert [path.name for path in (office.folder / "out").iterdir()] == ["evening.catalogue.flb"]
+    (path,) = (office.folder / "out").iterdir()
+    assert path.name == "evening.catalogue.flb"
+    roster = roster_from_bytes(open_envelope(office.roster.read_bytes(), ROSTER_TYPE, [office.root()], 1, "roster"))
+    spec = spec_of(trained_run(run).catalogue)
+    with pytest.raises(SignatureRefused, match="2 are needed"):
+        open_catalogue_bundle(path.read_bytes(), roster=roster, spec=spec, now=system_clock())
+    assert main(["approve", str(path), "--approver-key", office.key("two")]) == 0
+    assert open_catalogue_bundle(path.read_bytes(), roster=roster, spec=spec, now=system_clock()).version == 7
 
 
 Change = Callable[[list[str]], list[str]]

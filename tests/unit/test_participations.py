@@ -137,11 +137,36 @@ class TestFirstSight:
         reason = Refusal.PARTICIPATIONS if assumed == 5 else Refusal.HISTORY
         refused(phone, task(step), reason)
         spent = phone.ledger.spent()
-        assert (spent.participations, spent.assumed, spent.history_lost) == (0, assumed, False)
-        assert spent.rho == pytest.approx(assumed / 8)
+        assert (spent.participations, spent.assumed, spent.rho, spent.history_lost) == (0, 0, 0.0, False)
         if assumed < 5:
             refused(phone, task(step + 9), Refusal.HISTORY)
             assert phone.take_part(task(step + 10)).count == assumed + 1
+            assert phone.ledger.spent().assumed == assumed
+            assert phone.ledger.spent().rho == pytest.approx((assumed + 1) / 8)
+
+    def test_a_server_that_names_many_runs_uses_up_nothing(self) -> None:
+        """What was not joined cost nothing: an honest run still fits, with what it is assumed to have cost."""
+        phone = Phone()
+        cap = replace(CAPS, epsilon=zcdp_epsilon(3.5 / 8, 1e-6), max_rounds_per_day=1000)
+        for number in range(200):
+            refused(phone, task(39, run_id=f"burn-{number}"), Refusal.HISTORY, cap)
+        assert phone.ledger.spent().rho == 0.0
+        refused(phone, task(49, run_id="burn-0"), Refusal.BUDGET, cap)  # four assumed and one are over the cap
+        refused(phone, task(12, run_id="late"), Refusal.HISTORY, cap)
+        assert phone.take_part(task(22, run_id="late"), cap).count == 3
+        refused(phone, task(0, run_id="fresh"), Refusal.BUDGET, cap)
+
+    def test_only_so_many_runs_of_a_recipient_are_met_in_a_day(self) -> None:
+        phone = Phone()
+        few = replace(CAPS, max_rounds_per_day=3)
+        for number in range(3):
+            refused(phone, task(5, run_id=f"run-{number}"), Refusal.HISTORY, few)
+        assert "met in 24 hours" in refused(phone, task(0, run_id="run-3"), Refusal.SEPARATION, few)
+        assert phone.kinds() == ["seen"] * 3
+        phone.take_part(task(0, recipient="other-lab"), few)
+        phone.take_part(task(15, run_id="run-0"), few)  # one that was met is not met again
+        phone.clock.advance(86_401)
+        assert phone.take_part(task(0, run_id="run-3"), few).count == 1
 
     def test_the_wait_does_not_begin_anew(self) -> None:
         phone = Phone()
@@ -443,7 +468,7 @@ class TestAnchor:
     def test_many_runs_fit_in_16_kib_and_their_cost_is_kept(self) -> None:
         phone = Phone()
         for number in range(250):
-            phone.take_part(task(0, run_id=f"run-{number}"))
+            phone.take_part(task(0, run_id=f"run-{number}"), replace(CAPS, max_rounds_per_day=1000))
         data = phone.keystore.read_anchor()
         kept = anchors.from_json(data)
         assert len(data) <= anchors.MAX_BYTES
@@ -458,6 +483,7 @@ class TestAnchor:
         assert phone.ledger.spent().participations == 250
         # a forgotten run is one that may have been taken part in, in step 0 too, for good
         phone.start()
+        phone.clock.advance(86_401)
         refused(phone, task(0, run_id="run-0"), Refusal.HISTORY)
         assert phone.take_part(task(10, run_id="run-0")).count == 2
         refused(phone, task(0, run_id="run-1"), Refusal.HISTORY)

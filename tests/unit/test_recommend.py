@@ -171,6 +171,59 @@ def test_only_the_surface_hears_what_was_used_and_only_what_there_was(world: Wor
     assert world.recommender.get(SURFACE, PURPOSE, 5).used == ()
 
 
+def test_what_is_taken_back_while_it_ranks_is_in_no_ranking_and_none_is_remembered(world: World) -> None:
+    mine = stream("chat", DataType.MESSAGE_CONTENT)
+    world.consent.granted = {(PURPOSE, "surface"): [mine]}
+    rank = world.reading.rank
+
+    def slow(*request: Any) -> list[pb.RankedItem]:
+        items = rank(*request)
+        if len(world.reading.asked) == 1:  # it has read its occasion; the owner takes back, and gets the receipt
+            world.consent.granted = {}
+            world.examples.wish = NOTHING
+            world.memory.forget()
+        return items
+
+    world.reading.rank = slow  # type: ignore[method-assign]
+    got = world.recommender.get(SURFACE, PURPOSE, 5)
+    assert [occasion for occasion, _, _ in world.reading.asked] == [WISH, NOTHING]
+    assert got.items[0].score == pytest.approx(1.0), "made from what was destroyed"
+    assert got.used == ()
+    assert list(world.memory._kept) == [got.id]
+
+
+def test_whoever_changes_all_the_time_what_may_be_used_gets_the_ranking_of_the_catalogue(world: World) -> None:
+    """And no error, by which an app could tell that another one's grants are being changed."""
+    rank = world.reading.rank
+
+    def slow(*request: Any) -> list[pb.RankedItem]:
+        world.consent.granted = {
+            (PURPOSE, "surface"): [stream("chat", DataType.MESSAGE_CONTENT, len(world.reading.asked))]
+        }
+        return rank(*request)
+
+    world.reading.rank = slow  # type: ignore[method-assign]
+    got = world.recommender.get(SURFACE, PURPOSE, 5)
+    assert [occasion for occasion, _, _ in world.reading.asked] == [WISH, WISH, WISH, NOTHING]
+    assert (got.items[0].score, got.used) == (pytest.approx(1.0), ())
+    assert list(world.memory._kept) == [got.id]
+
+
+def test_used_is_of_the_moment_of_the_occasion(world: World) -> None:
+    chat, late = stream("chat", DataType.MESSAGE_CONTENT), stream("late", DataType.MESSAGE_CONTENT, 2)
+    world.consent.granted = {(PURPOSE, "surface"): [chat]}
+    rank = world.reading.rank
+
+    def slow(*request: Any) -> list[pb.RankedItem]:
+        items = rank(*request)
+        world.consent.granted = {(PURPOSE, "surface"): [chat, late]}
+        return items
+
+    world.reading.rank = slow  # type: ignore[method-assign]
+    assert [one.app for one in world.recommender.get(SURFACE, PURPOSE, 5).used] == ["chat", "late"]
+    assert len(world.reading.asked) == 2, "a ranking whose grants changed was handed out"
+
+
 @pytest.mark.parametrize(
     ("caller", "purpose"),
     [

@@ -26,6 +26,7 @@ uplink_town: Any = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(uplink_town)
 town = uplink_town.town
 
+OWNERS_OWN = "not ready: the owner's settings or data"
 MINUTE = 60.0
 HOUR = 3600.0
 
@@ -174,7 +175,15 @@ def test_the_reasons_in_words(phone: Any) -> None:
     assert phone.scheduler.why_not() == "the signed status stopped it"
     phone.installed.update_status(town.signed_status(3, now=phone.clock.now()))
     phone.withdraw()
-    assert phone.scheduler.why_not() == "nothing is granted for it"
+    assert phone.scheduler.why_not() == OWNERS_OWN
+    phone.grant()
+    assert phone.scheduler.why_not() is None
+    phone.consent.set_owner(uplink_town.Age.ADULT, personal_off=True)
+    assert phone.scheduler.why_not() == OWNERS_OWN
+    phone.conditions.state = dataclasses.replace(FIT, idle=False)
+    assert phone.scheduler.why_not() == "waits until nobody uses the phone", "tells the off switch from a missing grant"
+    phone.conditions.state = FIT
+    phone.consent.set_owner(uplink_town.Age.ADULT, personal_off=False)
     phone.clock.advance(31 * 86_400.0)
     assert phone.scheduler.why_not() == "no task bundle is installed"
 
@@ -265,7 +274,8 @@ def test_stop_abandons_the_round_under_way(phone: Any) -> None:
     stopped.set()
     phone.scheduler.stop()
     assert phone.outcomes() == ["abandoned: stopping"]
-    assert phone.participated() == []
+    assert phone.uploads() == []
+    assert phone.participated() == [0]
 
 
 _CONDITIONS = st.builds(

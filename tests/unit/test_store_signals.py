@@ -359,17 +359,73 @@ def test_a_fault_reaches_exactly_its_group() -> None:
     group.close()
 
 
-def test_private_parameters_are_sealed_and_bound_to_their_plan(phone) -> None:
-    assert phone.private.load("plan") == b""
+def _save(phone, data: bytes, *, plan: str = "plan", basis: str = "streams", days: float = 3.0) -> None:
+    expires = phone.clock.now() + days * 86_400
     with phone.database.transaction() as connection:
-        phone.private.save("plan", "train", "operator", b"first", connection)
-        phone.private.save("plan", "train", "operator", b"second", connection)
-        phone.private.save("other", "train", "operator", b"other", connection)
-    assert phone.private.load("plan") == b"second"
+        phone.private.save(plan, "train", "operator", data, connection, basis=basis, expires=expires)
+
+
+def test_private_parameters_are_sealed_and_bound_to_their_plan(phone) -> None:
+    assert phone.private.load("plan", "streams") == b""
+    _save(phone, b"first")
+    _save(phone, b"second")
+    _save(phone, b"other", plan="other")
+    assert phone.private.load("plan", "streams") == b"second"
     with phone.database.transaction() as connection:
         connection.execute(
             "UPDATE private_parameters SET (key_alias, wrapped_key, body) ="
             " (SELECT key_alias, wrapped_key, body FROM private_parameters WHERE plan = 'other') WHERE plan = 'plan'"
         )
     with pytest.raises(StoreFailed):
-        phone.private.load("plan")
+        phone.private.load("plan", "streams")
+
+
+def _private_alias(phone) -> str:
+    return phone.database.rows("SELECT key_alias FROM private_parameters WHERE plan = 'plan'")[0][0]
+
+
+def test_private_parameters_of_other_streams_are_destroyed(phone) -> None:
+    _save(phone, b"mine")
+    alias = _private_alias(phone)
+    assert phone.private.load("plan", "fewer streams") == b""
+    with pytest.raises(StoreFailed, match="gone"):
+        phone.keystore.unwrap(alias, b"anything")
+    assert phone.private.load("plan", "streams") == b"", "what was destroyed comes back with no streams"
+
+
+@pytest.mark.parametrize("call", ["load", "expire"])
+def test_private_parameters_expire_from_their_first_training_on(phone, call: str) -> None:
+    _save(phone, b"first")
+    phone.clock.advance(2 * 86_400)
+    _save(phone, b"second")
+    phone.private.expire()
+    assert phone.private.load("plan", "streams") == b"second"
+    alias = _private_alias(phone)
+    phone.clock.advance(86_400)
+    if call == "load":
+        assert phone.private.load("plan", "streams") == b""
+    else:
+        phone.private.expire()
+    assert phone.database.rows("SELECT count(*) FROM private_parameters") == [(0,)]
+    with pytest.raises(StoreFailed, match="gone"):
+        phone.keystore.unwrap(alias, b"anything")
+
+
+def test_private_parameters_are_kept_for_30_days_at_most(phone) -> None:
+    _save(phone, b"mine", days=1000.0)
+    phone.clock.advance(30 * 86_400)
+    assert phone.private.load("plan", "streams") == b""
+
+
+def test_a_destruction_of_private_parameters_that_broke_off_is_done_again(phone, monkeypatch) -> None:
+    _save(phone, b"mine")
+
+    def fail(alias: str) -> None:
+        raise StoreFailed("keystore: injected.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(phone.keystore, "destroy", fail)
+        with pytest.raises(StoreFailed):
+            phone.private.load("plan", "fewer streams")
+    assert phone.private.load("plan", "streams") == b""
+    assert phone.database.rows("SELECT count(*) FROM private_parameters") == [(0,)]

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from fedlearn.device.plan import ParameterSpec, Scope
-from fedlearn.errors import Refusal, StoreFailed
+from fedlearn.errors import Refusal, StoreFailed, WorkerFailed
+from fedlearn.policy.document import DataType
 from fedlearn.proto import gateway_pb2 as pb
+from fedlearn.proto import wire_pb2
 from fedlearn_client.fakes import FIT, Fault
+from fedlearn_client.handover import private_basis_of
 from fedlearn_client.hooks import Method, Thermal
 from fedlearn_client.transport import size_class
 
@@ -247,7 +250,7 @@ def test_a_withdrawal_while_it_trains_ends_the_round(phone: Any) -> None:
     phone.workers.on_train = phone.withdraw
     assert phone.run() == "abandoned: consent_changed"
     assert phone.uploads() == []
-    assert phone.participated() == []
+    assert phone.participated() == [0]  # the charge stays
     assert phone.outcomes() == ["abandoned: consent_changed"]
 
 
@@ -264,33 +267,127 @@ def test_conditions_are_watched_while_it_trains(phone: Any, change: dict[str, An
 
     phone.workers.on_train = spoil
     assert phone.run() == outcome
-    assert phone.participated() == []
+    assert phone.participated() == [0]
+    assert phone.uploads() == []
+    assert phone.outcomes() == [outcome]
 
 
 def test_pause_kill_switch_and_off_switch_are_watched_while_it_trains(phone: Any) -> None:
     phone.workers.on_train = lambda: phone.scheduler.pause(True)
     assert phone.run() == "abandoned: paused"
     phone.scheduler.pause(False)
+    phone.gateway.advance(10)
     phone.workers.on_train = lambda: phone.installed.update_status(town.signed_status(2, stopped=["*"]))
     assert phone.run() == "abandoned: stopped"
     phone.installed.update_status(town.signed_status(3))
+    phone.gateway.advance(10)
     phone.workers.on_train = lambda: phone.consent.set_owner(uplink_town.Age.ADULT, personal_off=True)
     assert phone.run() == "abandoned: consent_changed"
     assert phone.uploads() == []
-    assert phone.participated() == []
+    assert phone.participated() == [0, 10, 20]
 
 
-def test_a_task_that_expires_while_it_trains_is_not_charged(phone: Any) -> None:
+def test_a_task_that_expires_while_it_trains(phone: Any) -> None:
     phone.workers.on_train = lambda: phone.clock.advance(3601)
     assert phone.run() == "abandoned: no_time"
-    assert phone.participated() == []
-
-
-def test_a_contribution_over_the_clip_never_leaves(phone: Any) -> None:
-    phone.workers.values = [2**31] + [0] * (town.WIDTH - 1)
-    assert phone.run() == "abandoned: worker"
-    assert phone.participated() == []
     assert phone.uploads() == []
+    assert phone.participated() == [0]
+
+
+def test_a_training_ends_before_its_task_expires(phone: Any) -> None:
+    """A gateway can not pick an expiry that only a phone with much to learn misses."""
+    phone.gateway.alter = lambda task: dataclasses.replace(task, expires=phone.clock.now() + 100.0)
+    assert phone.run() == "acknowledged"
+    assert 39.0 < phone.workers.deadlines[0] <= 40.0
+    phone.gateway.advance(10)
+    phone.gateway.alter = lambda task: dataclasses.replace(task, expires=phone.clock.now() + 59.0)
+    assert phone.run() == "abandoned: no_time"
+    assert phone.participated() == [0]  # too short a task is not charged
+
+
+def _sizes(phone: Any) -> list[tuple[str, int]]:
+    return [(seen.method.value, len(seen.body)) for seen in phone.gateway.requests]
+
+
+def _contribution(upload: bytes) -> Any:
+    return wire_pb2.Envelope.FromString(pb.UploadRequest.FromString(upload).contribution).contribution
+
+
+def _fail() -> None:
+    raise WorkerFailed("worker: died.")
+
+
+def _crash() -> None:
+    raise ValueError("anything else")
+
+
+@pytest.mark.parametrize("fault", ["died", "crashed", "over_the_clip", "no_examples", "bad_examples"])
+def test_whatever_goes_wrong_with_the_data_zeros_are_sent_and_charged(
+    phone: Any, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a gateway reads from the missing upload what the data made of the weights it chose."""
+    match fault:
+        case "died":
+            phone.workers.on_train = _fail
+        case "crashed":
+            phone.workers.on_train = _crash
+        case "over_the_clip":
+            phone.workers.values = [2**31] + [0] * (town.WIDTH - 1)
+        case "no_examples":
+            phone.gateway.on_call = lambda method: phone.examples.examples.clear() if method is Method.FETCH else None
+        case "bad_examples":
+            many = phone.plan.training.max_examples
+
+            def occasions(purpose: str, recipient: str, limit: int) -> Iterator[Any]:
+                if limit == many:
+                    raise UnicodeDecodeError("utf-8", b"", 0, 1, "")
+                return iter([uplink_town.WISH])
+
+            monkeypatch.setattr(phone.examples, "occasions", occasions)
+    assert phone.run() == "acknowledged"
+    other = uplink_town.Phone(tmp_path / "other")
+    other.workers.values = [1] * town.WIDTH
+    assert other.run() == "acknowledged"
+    assert _sizes(phone) == _sizes(other)
+    assert phone.states() == other.states()
+    assert phone.participated() == other.participated() == [0]
+    zeros, trained = _contribution(phone.uploads()[0]), _contribution(other.uploads()[0])
+    assert not any(zeros.values)
+    assert any(trained.values)
+    assert len(zeros.values) == len(trained.values)
+    assert len(zeros.nonce) == len(trained.nonce)
+    (run,) = phone.runs.newest(1)
+    assert (run.outcome, run.examples) == ("acknowledged", 0)
+    assert phone.audit.events == other.audit.events  # the phone maker's log
+    other.store.close()
+
+
+def test_a_round_that_learned_nothing_uses_up_the_day_like_any_other(phone: Any) -> None:
+    phone.workers.on_train = _fail
+    assert phone.run() == "acknowledged"
+    assert phone.runs.trained_within(86_400.0) == 1
+
+
+def test_it_is_charged_and_sealed_before_the_data_are_read(phone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, seen = phone.examples.occasions, []
+
+    def occasions(purpose: str, recipient: str, limit: int) -> Any:
+        head = phone.store.rows("SELECT digest FROM participations ORDER BY id DESC LIMIT 1")
+        sealed = bool(head) and bytes(head[0][0]).hex() in (phone.keystore.read_anchor() or b"").decode()
+        seen.append((phone.participated(), sealed, phone.outcomes()))
+        return honest(purpose, recipient, limit)
+
+    monkeypatch.setattr(phone.examples, "occasions", occasions)
+    assert phone.run() == "acknowledged"
+    assert seen[-1] == ([0], True, ["charged"])
+    assert seen[0] == ([], False, [])  # whether there is anything to learn from, before the check-in
+
+
+def test_consent_that_changes_during_the_fetch_costs_nothing(phone: Any) -> None:
+    phone.gateway.on_call = lambda method: phone.withdraw() if method is Method.FETCH else None
+    assert phone.run() == "abandoned: consent_changed"
+    assert phone.participated() == []
+    assert phone.outcomes() == ["abandoned: consent_changed"]
 
 
 def test_the_owner_can_read_an_upload_before_it_leaves(tmp_path: Path) -> None:
@@ -386,22 +483,65 @@ def _with_own_weights(graphs: Any) -> dict[str, bytes]:
     return made
 
 
-def test_private_parameters_are_kept_after_an_upload_and_never_leave(tmp_path: Path) -> None:
+def _phone_with_own_weights(directory: Path) -> Any:
     plan = town.small_plan()
     own = ParameterSpec("weights_own", (4,), Scope.PRIVATE)
     plan = dataclasses.replace(plan, parameters=(*plan.parameters, own))
     graphs = _with_own_weights(town.hand_made_graphs())
     plan = dataclasses.replace(plan, operators=town.operators_in(graphs))
-    phone = uplink_town.Phone(tmp_path, plan=plan, graphs=graphs)
+    phone = uplink_town.Phone(directory, plan=plan, graphs=graphs)
     phone.workers.private = b"private" * 3
+    return phone
+
+
+def test_private_parameters_are_kept_after_an_upload_and_never_leave(tmp_path: Path) -> None:
+    phone = _phone_with_own_weights(tmp_path)
     assert phone.run() == "acknowledged"
-    digest = phone.installed.bundle_for(town.TRAIN).plan_digest
-    assert phone.private.load(digest) == b"private" * 3
+    bundle = phone.installed.bundle_for(town.TRAIN)
+    assert phone.private.load(bundle.plan_digest, private_basis_of(phone.consent, bundle)) == b"private" * 3
     assert b"private" not in phone.gateway.received(Method.UPLOAD)
     phone.gateway.advance(10)
     assert phone.run() == "acknowledged"
     assert phone.workers.requests[1].private_parameters == b"private" * 3
     assert phone.workers.requests[0].private_parameters == bytes(16)
+
+
+def test_private_parameters_of_other_streams_are_not_used(tmp_path: Path) -> None:
+    phone = _phone_with_own_weights(tmp_path)
+    phone.streams.register(town.SHOPPING, "basket", DataType.CHOICE)
+    phone.consent.set(town.SHOPPING, DataType.CHOICE, town.TRAIN, town.OPERATOR, True, 1)
+    assert phone.run() == "acknowledged"
+    phone.streams.restrict(town.SHOPPING, "basket", ["*"])
+    phone.gateway.advance(10)
+    assert phone.run() == "acknowledged"
+    assert phone.workers.requests[1].private_parameters == bytes(16), "trained on a stream that the app withholds"
+    phone.gateway.advance(10)
+    assert phone.run() == "acknowledged"
+    assert phone.workers.requests[2].private_parameters == b"private" * 3
+
+
+def test_private_parameters_outlive_no_retention(tmp_path: Path) -> None:
+    phone = _phone_with_own_weights(tmp_path)
+    assert phone.run() == "acknowledged"
+    sources = phone.installed.bundle_for(town.TRAIN).verified.policy.sources
+    days = next(one.retention_days for one in sources if one.app == town.READING)
+    ((expires,),) = phone.store.rows("SELECT expires FROM private_parameters")
+    assert expires == phone.clock.now() + days * 86_400
+    phone.clock.advance(days * 86_400)
+    phone.round.tidy()
+    assert phone.store.rows("SELECT count(*) FROM private_parameters") == [(0,)]
+
+
+def test_a_round_that_learned_nothing_leaves_private_parameters_as_they_were(tmp_path: Path) -> None:
+    phone = _phone_with_own_weights(tmp_path)
+    assert phone.run() == "acknowledged"
+    phone.gateway.advance(10)
+    phone.workers.on_train = _fail
+    assert phone.run() == "acknowledged"
+    phone.gateway.advance(10)
+    phone.workers.on_train = lambda: None
+    assert phone.run() == "acknowledged"
+    assert phone.workers.requests[2].private_parameters == b"private" * 3
 
 
 def test_one_round_at_a_time(phone: Any) -> None:
@@ -422,10 +562,10 @@ def test_every_request_says_only_what_every_phone_says(phone: Any) -> None:
     assert fetched.digest == hashlib.sha256(phone.gateway.weights).digest()
 
 
-def test_a_withdrawal_after_the_last_look_at_the_trainer_costs_nothing(phone: Any) -> None:
+def test_a_withdrawal_after_the_last_look_at_the_trainer(phone: Any) -> None:
     phone.workers.on_done = phone.withdraw
     assert phone.run() == "abandoned: consent_changed"
-    assert phone.participated() == []
+    assert phone.participated() == [0]
     assert phone.uploads() == []
 
 
@@ -469,8 +609,8 @@ def test_weights_that_trickle_are_given_up(phone: Any) -> None:
     assert phone.methods().count("Fetch") == 20
 
 
-def test_a_restart_finishes_what_was_prepared_and_sealed_nothing(phone: Any) -> None:
-    """Killed between the commit and the anchor: the anchor is written before the upload leaves."""
+def test_without_an_anchor_nothing_is_read_and_nothing_leaves(phone: Any) -> None:
+    """The charge is durable, but the KeyStore fails: the round ends there, and the charge stays."""
     seal = phone.participations.seal
 
     def fail() -> None:
@@ -478,8 +618,10 @@ def test_a_restart_finishes_what_was_prepared_and_sealed_nothing(phone: Any) -> 
         raise StoreFailed("keystore: injected.")
 
     phone.participations.seal = fail
-    assert phone.run() == "prepared"
-    assert phone.uploads() == []
+    assert phone.run() == "abandoned: store"
+    assert phone.outcomes() == ["abandoned: store"]
+    assert phone.workers.requests == []
     phone.restart()
-    assert [outcome.words for outcome in phone.round.resume()] == ["acknowledged"]
+    assert phone.round.resume() == []
+    assert phone.uploads() == []
     assert phone.participated() == [0]

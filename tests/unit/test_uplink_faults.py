@@ -16,7 +16,7 @@ _spec.loader.exec_module(faults)
 
 
 @pytest.mark.parametrize("kill", [True, False], ids=["killed", "failed"])
-def test_whenever_it_breaks_it_is_finished_or_nothing_happened(tmp_path: Path, kill: bool) -> None:
+def test_whenever_it_breaks_it_is_finished_or_nothing_left(tmp_path: Path, kill: bool) -> None:
     count = faults.moments(tmp_path / "count", kill=kill)
     assert count > 20
     charged = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ _spec.loader.exec_module(uplink_town)
 town = uplink_town.town
 
 CANARY = "zanzibarquokka"
+OVERFLOW = 3.4e38
+NEUTRAL = "see you at noon"
 TEXTS = ("今晚想吃麻辣火锅", f"{CANARY} sushi with parking please", "something cheap, dim sum")
 
 
@@ -56,8 +59,9 @@ class Household:
             time = phone.clock.now() - 3600.0 * (len(texts) - number)
             message = device_pb2.MessageSignal(text=text, direction=device_pb2.DIRECTION_OUTGOING)
             body = self.workers.ingest([device_pb2.Signal(id=f"m{number}", time_ms=int(time * 1000), message=message)])
-            assert body[0]
-            self.signals.add(chat, [NewSignal(f"m{number}", time, 30, index, body[0])])
+            assert bool(body[0]) == (text != NEUTRAL)
+            if body[0]:
+                self.signals.add(chat, [NewSignal(f"m{number}", time, 30, index, body[0])])
             key = items[7 * number].encode()
             self.signals.add(shelf, [NewSignal(f"c{number}", time + 60.0, 30, index, key)])
 
@@ -113,3 +117,39 @@ def test_a_withdrawal_kills_the_trainer_and_nothing_leaves(household: Household)
     assert phone.run() == "abandoned: consent_changed"
     assert phone.uploads() == []
     assert phone.participated() == []
+
+
+def _round_with(directory: Path, text: str, weight_of: Any) -> Any:
+    """A round with weights that a gateway chose, of an owner who wrote ``text``. Returns the phone."""
+    household = Household(directory, (text,))
+    phone = household.phone
+    chosen = [weight_of(name) for name in phone.plan.features]
+    phone.gateway.weights = struct.pack(f"<{len(chosen)}f", *chosen)
+    assert phone.run() == "acknowledged"
+    household.close()
+    return phone
+
+
+def test_weights_that_overflow_for_one_text_tell_nothing(tmp_path: Path) -> None:
+    """A gateway that picks the weights so that training fails if the owner wrote of something sees no difference."""
+
+    def trap(name: str) -> float:
+        return OVERFLOW
+
+    told, neutral = (
+        _round_with(tmp_path / name, text, trap) for name, text in (("told", TEXTS[1]), ("neutral", NEUTRAL))
+    )
+    sent = pb.UploadRequest.FromString(told.uploads()[0]).contribution
+    assert not decode_contribution(sent).values.any()
+    assert told.methods() == neutral.methods() == ["CheckIn", "Fetch", "Upload"]
+    sizes = [[len(seen.body) for seen in phone.gateway.requests] for phone in (told, neutral)]
+    assert sizes[0] == sizes[1]
+    lengths = {len(pb.UploadRequest.FromString(phone.uploads()[0]).contribution) for phone in (told, neutral)}
+    assert len(lengths) == 1
+
+
+def test_a_negative_control_of_the_trap(tmp_path: Path) -> None:
+    """With weights of zero the same text does change what is sent: the zeros above come from the overflow."""
+    phone = _round_with(tmp_path, TEXTS[1], lambda _: 0.0)
+    sent = pb.UploadRequest.FromString(phone.uploads()[0]).contribution
+    assert decode_contribution(sent).values.any()

@@ -138,14 +138,14 @@ def test_uploads_and_own_parameters_of_the_use_go(phone) -> None:
     kept, prepared, sent = phone.upload("train", "another"), phone.upload(*TRAIN), phone.upload(*TRAIN)
     assert phone.egress.depart(sent)
     with phone.database.transaction() as connection:
-        phone.private.save("plan", *TRAIN, b"mine", connection)
-        phone.private.save("other", "train", "another", b"others", connection)
+        phone.private.save("plan", *TRAIN, b"mine", connection, basis="streams", expires=9e9)
+        phone.private.save("other", "train", "another", b"others", connection, basis="streams", expires=9e9)
     alias = phone.database.rows("SELECT key_alias FROM private_parameters WHERE plan = 'plan'")[0][0]
     phone.withdrawals.withdraw("chat", CHAT, *RANK)
-    assert phone.private.load("plan") == b"mine"
+    assert phone.private.load("plan", "streams") == b"mine"
     receipt = phone.withdrawals.withdraw("chat", CHAT, *TRAIN)
     statement = _statement(phone, receipt)
-    assert (statement["uploads_destroyed"], len(statement["keys"])) == (1, 1)
+    assert (statement["uploads_destroyed"], len(statement["keys"])) == (1, 2)  # of the parameters, of the uploads
     entries = {entry.id: (entry.state.value, entry.body) for entry in phone.egress.entries(10, True)}
     assert entries == {
         kept: ("prepared", b"contribution"),
@@ -153,8 +153,8 @@ def test_uploads_and_own_parameters_of_the_use_go(phone) -> None:
         sent: ("sent", None),
     }
     assert not phone.egress.depart(prepared)
-    assert phone.private.load("plan") == b""
-    assert phone.private.load("other") == b"others"
+    assert phone.private.load("plan", "streams") == b""
+    assert phone.private.load("other", "streams") == b"others"
     with pytest.raises(StoreFailed, match="gone"):
         phone.keystore.unwrap(alias, b"anything")
 
@@ -178,12 +178,12 @@ def test_purge_is_for_all_uses_of_one_stream(phone) -> None:
 def test_an_owner_who_is_no_adult_has_nothing_here(phone, age: Age) -> None:
     phone.upload(*TRAIN)
     with phone.database.transaction() as connection:
-        phone.private.save("plan", "train", "another", b"mine", connection)
+        phone.private.save("plan", "train", "another", b"mine", connection, basis="streams", expires=9e9)
     (receipt,) = phone.consent.set_owner(age, False)
     statement = _statement(phone, receipt)
     assert (statement["kind"], statement["rows_destroyed"], statement["uploads_destroyed"]) == ("owner", 15, 1)
     assert phone.database.rows("SELECT count(*) FROM signals") == [(0,)]
-    assert phone.private.load("plan") == b""
+    assert phone.private.load("plan", "streams") == b""
     assert not any(one.on for one in phone.consent.switches())
     assert phone.consent.set_owner(age, True) == []
 
@@ -300,6 +300,27 @@ def test_an_image_from_before_opens_the_stream_and_one_from_after_does_not(phone
         assert body[:16] not in pages
     assert all(row[-1] in pages for row in others)
     assert (after.directory / "store" / "store.db-wal").stat().st_size < 64 * 1024, "the log was not cut"
+
+
+def test_an_old_copy_of_the_disk_opens_no_upload_after_a_withdrawal(phone, tmp_path: Path) -> None:
+    for pair in (TRAIN, ("train", "another")):
+        phone.upload(*pair)
+    before = image.Image.take(tmp_path / "phone", tmp_path / "before")
+    assert b"contribution" not in before.pages, "an upload lies there unsealed"
+    bodies = dict(before.query("SELECT recipient, body FROM egress"))
+    wrapped = dict(before.query("SELECT recipient, wrapped_key FROM egress_keys"))
+    digests = dict(before.query("SELECT recipient, sha256 FROM egress"))
+
+    def plain(taken, recipient: str) -> list[bytes]:
+        body = bytes(bodies[recipient])
+        keys = taken.opened(bytes(wrapped[recipient]))
+        return [AESGCM(key).decrypt(body[:12], body[12:], bytes(digests[recipient])) for key in keys]
+
+    assert plain(before, TRAIN[1]) == [b"contribution"]
+    phone.withdrawals.withdraw("chat", CHAT, *TRAIN)
+    after = image.Image.take(tmp_path / "phone", tmp_path / "after").knowing(before.aliases)
+    assert plain(after, TRAIN[1]) == []
+    assert plain(after, "another") == [b"contribution"], "the negative control: another recipient's stays"
 
 
 def test_without_the_cut_the_log_would_still_show_it(phone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from fedlearn.clip import clip_rows
 from fedlearn.device.plan import ColumnSpec, DevicePlan, ParameterSpec, Scope, TrainingSpec
 from fedlearn.device.task_codec import task_bytes
 from fedlearn.engine.schedule import LocalTraining, schedule
-from fedlearn.errors import BundleRefused, ContributionRejected, Reason, Refusal, TaskRefused
+from fedlearn.errors import BundleRefused, Refusal, TaskRefused
 from fedlearn.fold import Fold, FoldTerms
 from fedlearn.models import ClientExamples, flatten
 from fedlearn.privacy.grid import to_grid
@@ -25,8 +25,10 @@ from fedlearn.rng import simulation_rng
 from fedlearn.terms import ExamplePrivacy
 from fedlearn.types import Level
 from fedlearn.wire import decode_contribution
+from fedlearn_client.fakes import FakeClock
 from fedlearn_client.worker import train as training
 from fedlearn_client.worker.train import train
+from fedlearn_client.zeros import zero_contribution
 
 _spec = importlib.util.spec_from_file_location("worker_examples", Path(__file__).with_name("worker_examples.py"))
 assert _spec
@@ -158,13 +160,49 @@ def test_private_parameters_stay_apart() -> None:
     assert np.linalg.norm(decoded(clipped)) <= 1e-3
 
 
-def test_a_training_that_goes_astray_sends_nothing() -> None:
+def test_a_training_that_goes_astray_sends_zeros() -> None:
+    """Silence would tell a gateway that chose the weights what the examples say."""
     plan = made.match_plan()
     columns = made.columns_for(plan, 9)
+    good = train(made.train_request(plan, made.match_step(), columns, ZEROS))
     columns["features"] = np.full_like(columns["features"], 3e38)
-    with pytest.raises(ContributionRejected) as rejected:
-        train(made.train_request(plan, made.match_step(), columns, ZEROS))
-    assert rejected.value.reason is Reason.NOT_FINITE
+    astray = train(made.train_request(plan, made.match_step(), columns, ZEROS))
+    assert not decoded(astray).any()
+    assert decoded(good).any()
+    assert len(astray.contribution) == len(good.contribution)
+    assert astray.examples == good.examples == 9
+
+
+def test_a_training_that_goes_astray_keeps_the_private_parameters() -> None:
+    plan = made.match_plan(private=True)
+    columns = made.columns_for(plan, 9)
+    columns["features"] = np.full_like(columns["features"], 3e38)
+    request = made.train_request(plan, made.match_step(private=True), columns, ZEROS)
+    request.private_parameters = np.full(made.WIDTH, 0.25, "<f4").tobytes()
+    reply = train(request)
+    assert reply.private_parameters == request.private_parameters
+    assert not decoded(reply).any()
+
+
+def test_private_parameters_that_overflow_are_kept_and_nothing_is_sent() -> None:
+    plan = made.match_plan()
+    plan = replace(plan, parameters=(ParameterSpec("own", (1,), Scope.PRIVATE), ParameterSpec("w", (1,), Scope.SHARED)))
+    largest = np.float32(np.finfo(np.float32).max)
+    own, step = {"own": np.array([largest])}, np.array([largest])
+    update, following = training._outcome(plan, own, {"own": step, "w": np.ones(1, np.float32)})
+    assert update.tolist() == [0.0]
+    assert following.tolist() == [largest]
+    update, following = training._outcome(plan, own, {"own": -step, "w": step})
+    assert (update.tolist(), following.tolist()) == ([largest], [0.0])  # huge, but finite: clipped as ever
+
+
+def test_the_daemon_makes_the_very_zeros_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = made.match_plan()
+    monkeypatch.setattr("fedlearn_client.contribution.os_bytes", bytes)
+    clock = FakeClock()
+    monkeypatch.setattr(clock, "random_bytes", bytes)
+    empty = train(made.train_request(plan, made.match_step(), made.columns_for(plan, 0), ZEROS))
+    assert zero_contribution(made.task_for(plan), plan, clock) == empty.contribution
 
 
 def changed(**fields: bytes) -> pb.TrainRequest:

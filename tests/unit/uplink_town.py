@@ -82,6 +82,7 @@ class StandInWorkers:
         self.requests: list[worker_pb2.TrainRequest] = []
         self.values: Sequence[int] | None = None
         self.private = b""
+        self.deadlines: list[float] = []
 
     def train(
         self, request: worker_pb2.TrainRequest, deadline_s: float, stop: Callable[[], bool]
@@ -90,6 +91,7 @@ class StandInWorkers:
 
         assert 0 < deadline_s <= 585
         self.requests.append(request)
+        self.deadlines.append(deadline_s)
         self.on_train()
         if stop():
             raise WorkerFailed("worker: was stopped.")
@@ -171,8 +173,10 @@ class Phone:
         )
         with _checked_once():
             self.installed.load()
-        self.consent = Consent(database, self.streams, self.installed.policy, self.clock)
-        self.egress = EgressLog(database, self.clock)
+        self.consent = Consent(
+            database, self.streams, self.installed.policy, self.clock, stopped=self.installed.stopped
+        )
+        self.egress = EgressLog(database, keystore, self.clock)
         self.receipts = Receipts(database, keystore, self.clock)
         self.withdrawals = Withdrawals(
             database,

@@ -93,6 +93,7 @@ MESSAGES: dict[str, Message] = {
         status_version=300,
         attestation=b"evidence",
         padding=bytes(5),
+        nonce=TOKEN,
     ),
     "check_in_reply_task": pb.CheckInReply(
         task=SIGNED, retry_after_s=900, status=b'{"payload":""}', ledger_checkpoint=b"checkpoint"

@@ -14,6 +14,7 @@ from fedlearn_client.commands.connection import TIMEOUT_S, add_connection, conne
 from fedlearn_client.commands.words import AGES, DATA_TYPES, data_type_word
 
 _WHY: Final = {
+    "stopped": "a signed status stopped the policy: wait for a newer status",
     "text_changed": "the policy has other words now: grant again",
     "disputed": "somebody claims this data",
     "minor": "the owner is not known to be an adult",

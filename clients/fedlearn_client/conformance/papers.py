@@ -115,7 +115,7 @@ class Papers:
             catalogue_from_bytes(fixture(CATALOGUE), _LARGEST_CATALOGUE),
             version=version_at(self.now),
             expires=self.now + days * DAY_S,
-            signers=self.approvers[:1] if signers is None else signers,
+            signers=self.approvers if signers is None else signers,
         )
 
     def status(

@@ -33,7 +33,10 @@ def cases(phone: Phone) -> Iterator[Case]:
                lambda: _ranking(phone))  # fmt: skip
     yield Case("withdraw.regrant", "Granting again starts empty.", lambda: _regrant(phone))
     yield Case("withdraw.others_stay", "Another recipient's grant and its ranking stay.", lambda: _others_stay(phone))
-    yield Case("purge.receipt", "A purge by the app has a receipt with a good signature.", lambda: _purged(phone))
+    yield Case("purge.receipt", "A purge by the app has a receipt with a good signature, for the owner alone.",
+               lambda: _purged(phone))  # fmt: skip
+    yield Case("purge.silent", "The reply to a purge is the same whether or not anything was kept.",
+               lambda: _purge_silent(phone))  # fmt: skip
     yield Case("purge.ranking", "After it rankings are without the stream; the grant stays, and new signals count.",
                lambda: _purge_ranking(phone))  # fmt: skip
 
@@ -125,16 +128,28 @@ def _others_stay(phone: Phone) -> None:
     same(phone.ranking("other"), theirs, "for the other app, whose grant stands, the ranking it had")
 
 
-def _purge(phone: Phone) -> pb.Receipt:
+def _purge(phone: Phone) -> bytes:
+    """Purge as the app, and return the whole reply."""
     reply = phone.ask("chat", "Signals/Purge", pb.PurgeRequest(stream=_STREAM))
-    require(reply.HasField("receipt"), "a receipt", "none")
-    receipt: pb.Receipt = reply.receipt
-    return receipt
+    return bytes(reply.SerializeToString())
+
+
+def _purge_silent(phone: Phone) -> None:
+    phone.ready()
+    phone.push("chat", [phone.said()])
+    unwanted = _purge(phone)
+    phone.set(_SURFACE)
+    phone.push("chat", [phone.said()])
+    kept = _purge(phone)
+    require(kept == unwanted == b"", "an empty reply both times", f"{len(unwanted)} and {len(kept)} bytes")
 
 
 def _purged(phone: Phone) -> None:
     _granted(phone)
-    statement = verified(_purge(phone))
+    _purge(phone)
+    listed = phone.ask("settings", "Audit/Receipts").receipts
+    require(bool(listed), "a receipt in Audit.Receipts", "none")
+    statement = verified(listed[0])
     for name, value in {"kind": "purged", "app": CHAT, "rows_destroyed": 1}.items():
         require(statement.get(name) == value, f"{name}: {value}", f"{name}: {statement.get(name)}")
 

@@ -82,7 +82,7 @@ class AuditServicer:
 
     def receipts(self, caller: Caller, request: pb.ReceiptsRequest) -> pb.ReceiptsReply:  # noqa: ARG002
         """Return signed receipts, newest first."""
-        newest = self.receipts_issued.all()[: limits.LOG_ROWS]
+        newest = self.receipts_issued.all(limits.LOG_ROWS)
         return pb.ReceiptsReply(receipts=[receipt_message(one) for one in newest])
 
 

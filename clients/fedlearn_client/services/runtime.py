@@ -14,6 +14,7 @@ from fedlearn_client import __version__
 from fedlearn_client.conditions import Override, StricterConditions
 from fedlearn_client.hooks import Caller, Thermal
 from fedlearn_client.installed import Installed
+from fedlearn_client.readiness import outcome_for_others
 from fedlearn_client.reading import Reading
 from fedlearn_client.services import checks
 from fedlearn_client.services.wire import milliseconds
@@ -116,7 +117,7 @@ class RuntimeServicer:
         purpose = checks.short_name(request.purpose, "purpose")
         if self.installed.bundle_for(purpose) is None:
             raise SignalRefused("purpose: no live task bundle is installed for it; Status lists those that are.")
-        return pb.TrainNowReply(outcome=self.rounds.train_now(purpose))
+        return pb.TrainNowReply(outcome=outcome_for_others(self.rounds.train_now(purpose)))
 
     def install(self, caller: Caller, request: pb.InstallRequest) -> pb.InstallReply:  # noqa: ARG002
         """Install a task bundle or a catalogue bundle."""

@@ -13,7 +13,6 @@ from fedlearn_client.hooks import Caller, ClockAndRng
 from fedlearn_client.intake import Intake
 from fedlearn_client.services import checks
 from fedlearn_client.services.refusals import OtherType, UnknownName
-from fedlearn_client.services.wire import receipt_message
 from fedlearn_client.store.streams import Stream, Streams
 from fedlearn_client.withdrawal import Withdrawals
 
@@ -71,9 +70,9 @@ class SignalsServicer:
         return pb.RestrictReply()
 
     def purge(self, caller: Caller, request: pb.PurgeRequest) -> pb.PurgeReply:
-        """Destroy what was derived from a stream."""
-        receipt = self.withdrawals.purge(self._stream(caller, request.stream))
-        return pb.PurgeReply(receipt=receipt_message(receipt))
+        """Destroy what was derived from a stream. The receipt is the owner's: it tells whether there was anything."""
+        self.withdrawals.purge(self._stream(caller, request.stream))
+        return pb.PurgeReply()
 
     def _stream(self, caller: Caller, name: str) -> Stream:
         found = _find(self.streams, caller.app, checks.stream_name(name))

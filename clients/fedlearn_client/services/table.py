@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
+from google.protobuf.message import Message
+
+from fedlearn_client.buckets import Buckets
+from fedlearn_client.hooks import Caller
 from fedlearn_client.services.audit import AuditServicer
 from fedlearn_client.services.consent import ConsentServicer
 from fedlearn_client.services.door import Handler
@@ -9,6 +15,10 @@ from fedlearn_client.services.methods import PACKAGE
 from fedlearn_client.services.recommend import RecommendServicer
 from fedlearn_client.services.runtime import RuntimeServicer
 from fedlearn_client.services.signals import SignalsServicer
+
+CONTROL_RATE: Final = 0.2
+CONTROL_BURST: Final = 60
+"""Calls of one app to Register, Restrict and Purge together, a second and at once: an app has at most 32 streams."""
 
 
 def handlers(
@@ -19,11 +29,12 @@ def handlers(
     runtime: RuntimeServicer,
 ) -> dict[str, Handler]:
     """Return every servicer by the path of its method."""
+    control = Buckets(CONTROL_RATE, CONTROL_BURST, signals.clock_rng.monotonic)
     by_name: dict[str, Handler] = {
-        "Signals/Register": signals.register,
+        "Signals/Register": _limited(control, signals.register),
         "Signals/Push": signals.push,
-        "Signals/Restrict": signals.restrict,
-        "Signals/Purge": signals.purge,
+        "Signals/Restrict": _limited(control, signals.restrict),
+        "Signals/Purge": _limited(control, signals.purge),
         "Recommend/Get": recommend.get,
         "Recommend/Feedback": recommend.feedback,
         "Consent/List": consent.list,
@@ -42,3 +53,13 @@ def handlers(
         "Runtime/UpdateStatus": runtime.update_status,
     }
     return {f"/{PACKAGE}.{name}": handler for name, handler in by_name.items()}
+
+
+def _limited(buckets: Buckets, handler: Handler) -> Handler:
+    """Return the servicer behind an app's bucket: what changes streams makes work and news for everybody else."""
+
+    def call(caller: Caller, request: Any) -> Message:
+        buckets.take(caller.app)
+        return handler(caller, request)
+
+    return call

@@ -37,6 +37,7 @@ CREATE TABLE grants (
     recipient TEXT NOT NULL,
     is_on INTEGER NOT NULL,
     text_version INTEGER NOT NULL,
+    agreed TEXT NOT NULL,             -- digest of purpose, words, recipient and source as they were agreed to
     time REAL NOT NULL,
     PRIMARY KEY (app, data_type, purpose, recipient)
 );
@@ -92,9 +93,18 @@ CREATE TABLE egress (
     size INTEGER NOT NULL,
     sha256 BLOB NOT NULL,
     state TEXT NOT NULL,              -- prepared, sent, acknowledged, failed, destroyed
-    body BLOB,                        -- NULL once no longer kept
+    body BLOB,                        -- NULL once no longer kept; of an upload: sealed under its pair's key, bound to sha256
     expires REAL NOT NULL,            -- of the task: a prepared upload is not sent after it
     basis TEXT NOT NULL DEFAULT ''    -- of an upload: digest of the streams it was made from; void when they change
+);
+
+-- what uploads are sealed under; another alias after each withdrawal from the pair
+CREATE TABLE egress_keys (
+    purpose TEXT NOT NULL,
+    recipient TEXT NOT NULL,
+    key_alias TEXT NOT NULL UNIQUE,
+    wrapped_key BLOB NOT NULL,
+    PRIMARY KEY (purpose, recipient)
 );
 
 CREATE TABLE runs (
@@ -115,7 +125,9 @@ CREATE TABLE private_parameters (
     recipient TEXT NOT NULL,
     key_alias TEXT NOT NULL,
     wrapped_key BLOB NOT NULL,
-    body BLOB NOT NULL
+    body BLOB NOT NULL,
+    basis TEXT NOT NULL,              -- digest of the streams they were trained on; of no use when those change
+    expires REAL NOT NULL             -- shortest retention of those streams, from the first training on
 );
 
 -- small facts: owner_age, personal_off, paused, status_version, status, latest_time, roster_version, hash_key, ...

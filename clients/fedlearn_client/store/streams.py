@@ -130,6 +130,8 @@ class Streams:
             raise SignalRefused(f"purposes: at most {MAX_RESTRICTIONS} ids of 1 to 128 characters, or *.")
         with self._database.transaction() as connection:
             stream = self.find(app, name)
+            if stream.restricted == frozenset(purposes):
+                return stream  # saying it again is no change: watchers would begin anew, rounds too
             words = json.dumps(sorted(set(purposes)))
             connection.execute("UPDATE streams SET restricted = ? WHERE id = ?", (words, stream.id))
             self._changed()

@@ -13,7 +13,7 @@ from fedlearn.device.plan import DevicePlan, ParameterSpec, TrainingSpec
 from fedlearn.device.task import DeviceTask
 from fedlearn.device.task_codec import task_from_bytes
 from fedlearn.engine.schedule import LocalTraining, schedule
-from fedlearn.errors import ContributionRejected, Reason, Refusal, TaskRefused
+from fedlearn.errors import Refusal, TaskRefused
 from fedlearn.features.index import CatalogueIndex
 from fedlearn.privacy.exact_normal import rounded_normal
 from fedlearn.proto import worker_pb2 as pb
@@ -37,7 +37,8 @@ def train(request: pb.TrainRequest, on_step: OnStep = lambda: None) -> pb.TrainR
 
     Guarantee: the contribution's vector has L2 norm <= the task's clip norm over all shared parameters together, on the
     task's grid, whatever graph, weights and examples were given. Its bytes have the same length for any examples, none
-    included.
+    included. A training that goes astray (NaN or infinity anywhere in its result) becomes an update of zeros, and the
+    private parameters stay what they were: no upload at all would tell what the data made of chosen weights.
 
     Args:
         request: plan, graph, weights, task, and occasions or ready-made columns.
@@ -46,7 +47,6 @@ def train(request: pb.TrainRequest, on_step: OnStep = lambda: None) -> pb.TrainR
     Raises:
         BundleRefused: a part does not fit the plan.
         TaskRefused: the task is another plan's, or names another clip or grid than the plan.
-        ContributionRejected: NOT_FINITE: training went astray; nothing may leave.
     """
     plan, digest = read_plan(request.plan)
     task = task_from_bytes(request.task)
@@ -58,12 +58,12 @@ def train(request: pb.TrainRequest, on_step: OnStep = lambda: None) -> pb.TrainR
     own = read_parameters(plan.private, request.private_parameters, "private_parameters")
     graph = StepGraph(request.step, plan, incoming | own)
     delta = run_steps(graph, plan.training, columns, Shuffle(task.shuffle_seed, task.step), on_step)
-    update, following = flat(plan.shared, delta), _next_private(plan.private, own, delta)
+    update, following = _outcome(plan, own, delta)
     del graph, delta, incoming, own  # the contribution needs the room
     clipped = clip_l2(update, task.mechanism.l2_clip_norm)
     return pb.TrainReply(
         contribution=encode_contribution(make_contribution(clipped, task, update.size)),
-        private_parameters=following,
+        private_parameters=following.astype("<f4").tobytes(),
         examples=_count(columns),
     )
 
@@ -141,13 +141,14 @@ def _normal(width: int, steps: int) -> Iterator[F32]:
 
 def flat(specs: Sequence[ParameterSpec], values: Mapping[str, F32]) -> F32:
     """Return the named parameters as one vector, in their order."""
-    return np.concatenate([values[spec.name].ravel() for spec in specs])
+    return np.concatenate([np.zeros(0, np.float32), *(values[spec.name].ravel() for spec in specs)])
 
 
-def _next_private(specs: Sequence[ParameterSpec], own: Mapping[str, F32], delta: Mapping[str, F32]) -> bytes:
-    if not specs:
-        return b""
-    following = flat(specs, own) + flat(specs, delta)
-    if not np.isfinite(following).all():
-        raise ContributionRejected(Reason.NOT_FINITE, "the phone's own parameters hold NaN or infinity.")
-    return following.astype("<f4").tobytes()
+def _outcome(plan: DevicePlan, own: Mapping[str, F32], delta: Mapping[str, F32]) -> tuple[F32, F32]:
+    """Return the update and the next private parameters, flat; zeros and the old ones if either is not finite."""
+    update, before = flat(plan.shared, delta), flat(plan.private, own)
+    with np.errstate(over="ignore", invalid="ignore"):
+        following = before + flat(plan.private, delta)
+    if np.isfinite(update).all() and np.isfinite(following).all():
+        return update, following
+    return np.zeros_like(update), before

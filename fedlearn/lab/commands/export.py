@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fedlearn.clock import system_clock
+from fedlearn.device.archive import read_archive
 from fedlearn.device.bundle import MOST_BUNDLE_BYTES, add_approval
-from fedlearn.device.catalogue_bundle import build_catalogue_bundle
+from fedlearn.device.catalogue_bundle import CATALOGUE, add_catalogue_approval, build_catalogue_bundle
 from fedlearn.errors import OutOfRange, SignatureRefused
 from fedlearn.export.executorch import step_pte
 from fedlearn.export.files import task_files
@@ -79,12 +80,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def _approve(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="fedlearn export approve", description="Add an approver's signature.")
-    parser.add_argument("bundle", type=Path, help="task bundle; replaced by one with the signature")
+    parser.add_argument("bundle", type=Path, help="task or catalogue bundle; replaced by one with the signature")
     parser.add_argument("--approver-key", type=Path, required=True, help="private key of an approver on the roster")
     given = parser.parse_args(arguments)
     data = require_bundle_file(given.bundle, MOST_BUNDLE_BYTES)
     key = read_key(given.approver_key)
-    _write(given.bundle.parent, {given.bundle.name: add_approval(data, key)})
+    add = add_catalogue_approval if CATALOGUE in read_archive(data, MOST_BUNDLE_BYTES) else add_approval
+    _write(given.bundle.parent, {given.bundle.name: add(data, key)})
     Console().print(f"{given.bundle}: signed by {key.public}.", markup=False, highlight=False, soft_wrap=True)
     return 0
 
