@@ -2,7 +2,7 @@
 
 Three checks, each of signed or exact facts only: the task against policy, approved plan, status and the phone's own
 history; the weights against the task; the trainer's contribution against all of it, byte by byte and in integers. None
-charges anything; ``participation`` does, in the transaction that prepares the upload.
+charges anything; ``participation`` does, before an example is read.
 """
 
 from __future__ import annotations

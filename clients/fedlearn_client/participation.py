@@ -3,14 +3,15 @@
 An append-only, chained table in the store, and an anchor in the ``KeyStore`` that a wiped or restored store does not
 take back. ``docs/device-budget.md`` says what each case costs and why.
 
-The order of one participation: ``admit`` -> train -> in one transaction ``record``, the token and the upload's log
-entry -> ``seal`` -> upload. A crash before ``seal`` leaves a participation that is counted though nothing left; never
-the other way.
+The order of one participation: ``admit`` -> in one transaction ``record``, the token and the run -> ``seal`` -> read
+examples, train -> upload, zeros where training failed. So what the examples are decides neither what is charged nor
+whether something leaves. A crash on the way leaves a participation that is counted though nothing left; never the other
+way.
 
-Guarantee, for what was uploaded, whatever the server says and whatever becomes of the store: any two steps of one run
-are at least b apart; a run has at most k; the zCDP of all of them, as this phone computes it, converts to at most the
-cap. If store and anchor are both lost the phone is a new one. Then b and k of each run still hold, provided that the
-server's steps do not go back and that it was not in step 0; the cap begins anew.
+Guarantee, for what was uploaded, whatever the server says and whatever becomes of the store, while the anchor stays the
+newest one: any two steps of one run are at least b apart; a run has at most k; the zCDP of all of them, as this phone
+computes it, converts to at most the cap. If store and anchor are both lost the phone is a new one. Then b and k of each
+run still hold, provided that the server's steps do not go back and that it was not in step 0; the cap begins anew.
 """
 
 from __future__ import annotations

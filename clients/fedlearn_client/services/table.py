@@ -16,8 +16,8 @@ from fedlearn_client.services.recommend import RecommendServicer
 from fedlearn_client.services.runtime import RuntimeServicer
 from fedlearn_client.services.signals import SignalsServicer
 
-CONTROL_RATE: Final = 0.2
-CONTROL_BURST: Final = 60
+CONTROL_RATE: Final = 1.0
+CONTROL_BURST: Final = 120
 """Calls of one app to Register, Restrict and Purge together, a second and at once: an app has at most 32 streams."""
 
 
