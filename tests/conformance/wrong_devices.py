@@ -373,7 +373,8 @@ WRONG_BEHAVIOUR = (
         "unsigned_bundle_taken",
         _signatures_unchecked,
         ("install.unsigned", "install.once_signed", "install.stranger", "replace.unsigned"),
-        ("replace.once_signed", "replace.stranger"),
+        # a stranger's roster that it took has the version of the good one, which it refuses ever after
+        ("replace.once_signed", "replace.stranger", "catalogue", "status"),
         ("install", "replace", "catalogue", "status"),
     ),
     Fault(
