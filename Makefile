@@ -80,8 +80,9 @@ check: $(DEV)  ## lint, format, types, import walls
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(LAB)  ## the engines against each other, as ratios inside one run
+bench: $(LAB)  ## the engines against each other; the device runtime against its limits (four minutes, on a quiet machine)
 	@$(BIN)/fedlearn bench engine
+	$(BIN)/fedlearn bench device
 
 docs: $(DOCS)  ## the documentation as a site, in site/
 	@$(BIN)/mkdocs build --strict --quiet
