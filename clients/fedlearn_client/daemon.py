@@ -294,6 +294,7 @@ class _Parts:
                 signals=self.signals,
                 changed=self._installed_changed,
             ),
+            control=Buckets(settings.control_rate, settings.control_burst, clock_rng.monotonic),
         )
 
     def _forget(self) -> None:

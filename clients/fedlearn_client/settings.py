@@ -41,6 +41,8 @@ class Settings:
         unmetered: network interfaces that cost nothing, e.g. ``["wlan0"]``.
         recommend_rate: rankings and feedback of one app, a second, on average, > 0.
         recommend_burst: at once, >= 1.
+        control_rate: calls of one app to Register, Restrict and Purge together, a second, on average, > 0.
+        control_burst: at once, >= 1; an app has at most 32 streams.
         store_max_bytes: the store grows no larger, >= 32 MiB.
         connections: to the socket at a time, 1..1024.
         connections_per_uid: of one app, 1..connections.
@@ -62,6 +64,8 @@ class Settings:
     unmetered: tuple[str, ...] = ()
     recommend_rate: float = 10.0
     recommend_burst: int = 20
+    control_rate: float = 1.0
+    control_burst: int = 120
     store_max_bytes: int = 256 * 1024 * 1024
     connections: int = 64
     connections_per_uid: int = 4
@@ -82,6 +86,8 @@ class Settings:
                 raise OutOfRange(f"root_keys[{position}]: must be 64 lower-case hexadecimal digits.")
         self._within("recommend_rate", 0.01, 10_000)
         self._within("recommend_burst", 1, 10_000)
+        self._within("control_rate", 0.01, 10_000)
+        self._within("control_burst", 1, 10_000)
         self._within("store_max_bytes", 32 * 1024 * 1024, 2**40)
         self._within("connections", 1, 1024)
         self._within("egress_hold_s", 0, 86_400)

@@ -381,7 +381,7 @@ WRONG_BEHAVIOUR = (
         "one_signature_enough",
         _one_signature_enough,
         ("install.once_signed", "replace.once_signed"),
-        (),
+        ("replace.unsigned",),
         ("install", "replace.once_signed", "replace.unsigned"),
     ),
     Fault("used_told_to_all", _used_told_to_all, ("recommend.used",), (), ("recommend", "feedback")),

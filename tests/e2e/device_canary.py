@@ -213,6 +213,10 @@ class Evening:
             kill_children(self.phone.pid)
             time.sleep(0.005)
         training.join()
+        # that round took part, with zeros; the next one is of another run, and so may take part too
+        gateway = self.phone.gateway
+        gateway.run_id += "+"
+        gateway.step = 0
         return outcome[0]
 
     def fill_disk(self) -> list[str]:

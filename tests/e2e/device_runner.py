@@ -115,6 +115,8 @@ def daemon_of(config: Config, **changes: Any) -> Daemon:
             "callers": Path(config.state) / "not-used.toml",
             "root_keys": tuple(config.root_keys),
             "recommend_rate": 10_000.0,
+            "control_rate": 10_000.0,
+            "control_burst": 10_000,
             "recommend_burst": 10_000,
             "train": False,
             **config.settings,

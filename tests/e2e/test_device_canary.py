@@ -96,7 +96,8 @@ def test_no_word_is_found_anywhere() -> None:
         one.talk()
         one.blunder()
         assert one.kill_readers(2) >= 2
-        assert "abandoned: worker" in {one.kill_trainer() for _ in range(2)}
+        # a round whose trainer died uploads zeros: the gateway must not learn from a silence
+        assert "acknowledged" in {one.kill_trainer() for _ in range(2)}
         assert any(f"FL9{code}" in line for line in one.fill_disk() for code in ("04", "05", "06", "07", "08"))
         one.picture("after the faults")
         one.phone.stop()

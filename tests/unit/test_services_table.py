@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from fedlearn.errors import RateLimited
 from fedlearn.proto import device_pb2 as pb
+from fedlearn_client.buckets import Buckets
 from fedlearn_client.fakes import FakeClock
 from fedlearn_client.hooks import Caller, Role
 from fedlearn_client.services import table
@@ -35,18 +36,18 @@ class Anything:
 def test_register_restrict_and_purge_share_one_bucket_of_an_app() -> None:
     clock = FakeClock(1_800_000_000.0)
     signals = Anything(clock)
-    served = table.handlers(signals, *(Anything(clock) for _ in range(4)))
+    served = table.handlers(signals, *(Anything(clock) for _ in range(4)), control=Buckets(1.0, 120, clock.monotonic))
     one, two = Caller("chat", Role.APP), Caller("maps", Role.APP)
     limited = [served[f"{PREFIX}{name}"] for name in ("Register", "Restrict", "Purge")]
-    for turn in range(table.CONTROL_BURST):
+    for turn in range(120):
         limited[turn % 3](one, SimpleNamespace())
     for call in limited:
         with pytest.raises(RateLimited):
             call(one, SimpleNamespace())
-    assert signals.calls == table.CONTROL_BURST
+    assert signals.calls == 120
     served[f"{PREFIX}Push"](one, SimpleNamespace())  # has limits of its own
     limited[0](two, SimpleNamespace())
-    clock.advance(1 / table.CONTROL_RATE + 0.001)
+    clock.advance(1.001)
     limited[1](one, SimpleNamespace())
     with pytest.raises(RateLimited):
         limited[1](one, SimpleNamespace())

@@ -33,6 +33,8 @@ unmetered = ["wlan0"]
 # Rankings and feedback of one app: a second on average, and at once.
 # recommend_rate = 10.0
 # recommend_burst = 20
+# control_rate = 1.0
+# control_burst = 120
 # Connections at a time, in all and of one uid.
 # connections = 64
 # connections_per_uid = 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -16,10 +16,6 @@ from fedlearn_client.services.recommend import RecommendServicer
 from fedlearn_client.services.runtime import RuntimeServicer
 from fedlearn_client.services.signals import SignalsServicer
 
-CONTROL_RATE: Final = 1.0
-CONTROL_BURST: Final = 120
-"""Calls of one app to Register, Restrict and Purge together, a second and at once: an app has at most 32 streams."""
-
 
 def handlers(
     signals: SignalsServicer,
@@ -27,9 +23,10 @@ def handlers(
     consent: ConsentServicer,
     audit: AuditServicer,
     runtime: RuntimeServicer,
+    *,
+    control: Buckets,
 ) -> dict[str, Handler]:
-    """Return every servicer by the path of its method."""
-    control = Buckets(CONTROL_RATE, CONTROL_BURST, signals.clock_rng.monotonic)
+    """Return every servicer by the path of its method; ``control`` bounds an app's Register, Restrict and Purge."""
     by_name: dict[str, Handler] = {
         "Signals/Register": _limited(control, signals.register),
         "Signals/Push": signals.push,
