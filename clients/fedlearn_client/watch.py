@@ -48,9 +48,8 @@ class Watch:
     def _obstacle(self) -> Obstacle | None:
         if self._ending.is_set():
             return Obstacle.STOPPING
-        trust = self._rooms.readiness.trust(
-            self._bundle
-        )  # before consent: what is stopped serves nothing, granted or not
+        # before consent: what is stopped serves nothing, granted or not
+        trust = self._rooms.readiness.trust(self._bundle)
         if trust is None and self._rooms.consent.generation != self._generation:
             return Obstacle.CONSENT_CHANGED
         return trust or self._rooms.readiness.going_on(self._bundle)
