@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: install demo demo-device test test-long test-postgres check bench docs clean help
+.PHONY: install demo demo-device demo-superlink test test-long test-postgres check bench docs clean help
 
 PYTHON ?= python3.11
 WORKERS ?= 2
@@ -54,6 +54,15 @@ demo: $(LAB)  ## train on 1,000 simulated phones at epsilon 3, with every contro
 
 demo-device: $(LAB)  ## a phone on this machine: signals, consent, a ranking, a night, a withdrawal
 	@$(BIN)/fedlearn demo-device
+
+demo-superlink: $(LAB)  ## the same job over a SuperLink with TLS and three resident nodes on this machine, at epsilon 3
+	@started=$$SECONDS
+	run=runs/superlink-$$(date +%Y%m%d-%H%M%S)-$$$$
+	trap '$(BIN)/fedlearn down --stop-runs' EXIT
+	$(BIN)/fedlearn up --nodes 3
+	$(BIN)/fedlearn train experiment=city_quick runtime=superlink cohort.rounds=20 evaluation.controls=false run.dir=$$run
+	$(BIN)/fedlearn ledger verify $$run
+	echo "make demo-superlink: $$((SECONDS - started)) s, installation not counted. Open $$run/report.html"
 
 test: $(DEV)  ## every test but the long ones (PYTEST_ADDOPTS is respected)
 	@$(BIN)/python -m pytest -n $(WORKERS) --durations=15

@@ -44,6 +44,14 @@ SUMMARIES = {
     "export": "signed task bundle for phones from a run",
     "demo-device": "a phone on this machine: consent, a ranking, a night, a withdrawal",
     "ledger": "make, show and check a privacy ledger: fedlearn ledger verify RUN",
+    "up": "start a SuperLink with TLS and resident nodes on this machine",
+    "status": "what of them is running, and which runs",
+    "down": "stop them",
+    "nodes": "list, add, revoke and rotate the nodes of a SuperLink",
+    "proxy": "an nginx config that shows nodes of a SuperLink what they need, and nothing else",
+    "backup": "copy a deployment: database, keys, certificates, ledgers",
+    "restore": "bring a copy back",
+    "node": "a resident node of a SuperLink, in the foreground",
     "bench": "measurements as ratios inside one run",
 }
 

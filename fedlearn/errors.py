@@ -32,7 +32,11 @@ Every leaf carries a stable ``code``; ``docs/errors.md`` has one entry per code 
     |  |- RunDirectoryInUse   FL701  the directory holds a run of another config
     |  |- ResumeRefused       FL702  the run to resume is absent or was changed
     |  |- RoundFailed         FL703  no usable reply arrived
-    |  '- RunInterrupted      FL704  stopped by the user; can be resumed
+    |  |- RunInterrupted      FL704  stopped by the user; can be resumed
+    |  |- SuperLinkUnreachable FL705 no answer from SuperLink; to be tried again
+    |  |- SuperLinkRefused    FL706  SuperLink answers and refuses: key, certificate, version
+    |  |- CodeMismatch        FL707  the two sides run different code
+    |  '- DeploymentRefused   FL708  a local deployment that cannot be started or stopped as asked
     |- TrustError             FL800  a signed document that may not be used
     |  |- PolicyInvalid       FL801  not a policy, or one that contradicts itself
     |  |- SignatureRefused    FL802  unsigned, signed by too few, or by nobody on the roster
@@ -158,6 +162,7 @@ class Reason(StrEnum):
     OVER_NORM = "over_norm"
     OVER_COUNT = "over_count"
     DUPLICATE = "duplicate"
+    LATE = "late"
     FAILED = "failed"
 
 
@@ -262,6 +267,30 @@ class RunInterrupted(RunError):
     """Stopped by the user; the run directory can be resumed."""
 
     code = "FL704"
+
+
+class SuperLinkUnreachable(RunError):
+    """No answer from SuperLink, or none that can be trusted; to be tried again."""
+
+    code = "FL705"
+
+
+class SuperLinkRefused(RunError):
+    """SuperLink answers and refuses: a node that is not registered, a wrong certificate, another version."""
+
+    code = "FL706"
+
+
+class CodeMismatch(RunError):
+    """Submitter, ServerApp and node must run the same code, and do not."""
+
+    code = "FL707"
+
+
+class DeploymentRefused(RunError):
+    """A local deployment that cannot be started or stopped as asked."""
+
+    code = "FL708"
 
 
 class TrustError(FedlearnError):

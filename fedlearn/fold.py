@@ -80,7 +80,7 @@ class Fold:
         """Add the contribution that ``decode`` returns, or count why not.
 
         Args:
-            decode: parses the message; a WireError counts as malformed or oversize.
+            decode: parses the message; a WireError counts as malformed, oversize or, for its codec, wrong dtype.
             reserved: most phones this sender may speak for.
 
         Returns:
@@ -94,6 +94,9 @@ class Fold:
             return None
         except MessageTooLarge:
             self.rejected[Reason.OVERSIZE] += 1
+            return None
+        except CodecRefused:
+            self.rejected[Reason.WRONG_DTYPE] += 1
             return None
         except WireError:
             self.rejected[Reason.MALFORMED] += 1

@@ -19,6 +19,8 @@ Options = Mapping[str, Scalar]
 NO_POLICY = "none"
 PLACE = frozenset({"run", "tracking", "ledger"})
 """Groups that say where a run and its spend are written: they decide no result."""
+RUNTIME_PLACE = ("address", "ca", "token")
+"""Which SuperLink: it decides no result either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +169,24 @@ class ServerOptConfig:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
-    """Where a round's nodes live."""
+    """Where a round's nodes live, and how they are asked (``fedlearn_server.collect.Asking``).
+
+    ``address`` and ``ca`` name a SuperLink and the authority of its certificate; None: that of ``fedlearn up``.
+    ``token`` is the file with its operator's token; None: something else guards its control API.
+    """
 
     name: str
     shards: int
     engine: str
     threads: int
     deadline_s: float
+    resend_s: float | None
+    enough: float
+    minimum: float
+    attempts: int
+    address: str | None
+    ca: str | None
+    token: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +255,8 @@ class ExperimentConfig:
         """SHA-256 (hex) over everything that decides the result: all of it but the run's place and the trackers."""
         content = {key: value for key, value in to_plain(self).items() if key not in PLACE}
         content["data"].pop("root", None)  # the data's own digest says what was read
+        for place in RUNTIME_PLACE:
+            content["runtime"].pop(place)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -264,6 +279,7 @@ def flat_settings(config: ExperimentConfig) -> tuple[tuple[str, str], ...]:
             leaves.append((prefix, json.dumps(value, ensure_ascii=False)))
 
     content = {key: value for key, value in to_plain(config).items() if key not in PLACE}
+    content["runtime"] = {key: value for key, value in content["runtime"].items() if key not in RUNTIME_PLACE}
     if config.policy is not None:
         # a record names the policy; its words are in config.yaml
         policy = config.policy

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fedlearn.errors import LedgerDamaged
 from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.study import Study
-from fedlearn.lab.training import Training
+from fedlearn.lab.training import SUPERLINK, Training
 from fedlearn.ledger import LEDGER_FILE, Ledger, book_of
 from fedlearn.ledger.runs import RunState, total
 from fedlearn.privacy.accountants import accounting_for, epsilon
@@ -82,13 +82,19 @@ def privacy_record(study: Study, rounds: Sequence[RoundRecord]) -> PrivacyRecord
         sampling=_sampling(plan.sampling, plan.sampling_probability, population, headline.name, rounds),
         accountant=accounting.accountant,
         conversion=accounting.conversion,
-        trusted=default_trusted(mode),
+        trusted=default_trusted(mode, relayed=_is_relayed(config)),
         unprotected=default_unprotected(),
         stamp=SIMULATION_STAMP,
         caveat=caveat_for(population, plan.delta),
         guarantee=guarantee_sentence(max(each), plan.delta, str(plan.unit), words),
         assurances=default_assurances(
-            mode, Population.SIMULATED, charges, plan.l2_clip_norm, participation, adaptive=adaptive
+            mode,
+            Population.SIMULATED,
+            charges,
+            plan.l2_clip_norm,
+            participation,
+            adaptive=adaptive,
+            relayed=_is_relayed(config),
         ),
         if_all_published=AllPublished(len(spends), everything) if len(spends) > 1 else None,
         charges=charges,
@@ -97,6 +103,10 @@ def privacy_record(study: Study, rounds: Sequence[RoundRecord]) -> PrivacyRecord
         cross_check=accounting.cross_check,
         example_level=_example_level(config, plan.delta),
     )
+
+
+def _is_relayed(config: ExperimentConfig) -> bool:
+    return config.runtime.name == SUPERLINK
 
 
 _BOUNDED = {
@@ -139,6 +149,7 @@ def _participation(plan: PrivacyPlan) -> BoundedParticipation | None:
 def _unprotected(study: Study, population: int, rounds: Sequence[RoundRecord]) -> PrivacyRecord:
     clip = study.config.privacy.clip
     q = study.config.cohort.sampling_probability(population)
+    relayed = _is_relayed(study.config)
     return PrivacyRecord(
         mode=PrivacyMode.NONE,
         population=Population.SIMULATED,
@@ -153,12 +164,12 @@ def _unprotected(study: Study, population: int, rounds: Sequence[RoundRecord]) -
         sampling=_sampling("seeded draws, not secret", q, population, study.arms[0].name, rounds),
         accountant=None,
         conversion=None,
-        trusted=default_trusted(PrivacyMode.NONE),
+        trusted=default_trusted(PrivacyMode.NONE, relayed=relayed),
         unprotected=("everything: the model itself", *default_unprotected()),
         stamp=SIMULATION_STAMP,
         caveat=caveat_for(population, None),
         guarantee=guarantee_sentence(None, None),
-        assurances=default_assurances(PrivacyMode.NONE, Population.SIMULATED, None, clip),
+        assurances=default_assurances(PrivacyMode.NONE, Population.SIMULATED, None, clip, relayed=relayed),
         if_all_published=None,
         charges=None,
         example_level=_example_level(study.config, UNPROTECTED_DELTA),

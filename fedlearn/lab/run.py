@@ -17,10 +17,9 @@ from fedlearn.errors import RunInterrupted
 from fedlearn.lab import rundir
 from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.policy_check import require_allowed
-from fedlearn.lab.prepare import limit_test_users, prepare, splits
 from fedlearn.lab.progress import progress_bars
-from fedlearn.lab.registry import build_metric, build_model
-from fedlearn.lab.study import Arm, Observe, Study, round_records, run_study
+from fedlearn.lab.registry import build_metric
+from fedlearn.lab.study import Arm, Observe, Study, prepare_study, round_records, run_study
 from fedlearn.lab.summarise import summarise
 from fedlearn.lab.tracking import make_tracker, tracked
 from fedlearn.lab.training import Training, check_runtime, check_server_optimizer
@@ -68,6 +67,8 @@ def train(config: ExperimentConfig, *, command: str = "", console: Console | Non
     command = command or shlex.join(["fedlearn", "train", "--config-dir", str(directory)])
     _check_names(config)
     rundir.check_free(directory, config)
+    if not rundir.is_finished(directory):
+        check_runtime(config)
     try:
         with _interruptible():
             study = _study(config, directory)
@@ -97,13 +98,7 @@ def resume(directory: Path, *, console: Console | None = None) -> TrainedRun:
 
 def _study(config: ExperimentConfig, directory: Path) -> Study:
     """Prepare data, splits, model and privacy plans: everything that can be refused before anything is written."""
-    prepared = prepare(config.data)
-    limited = tuple(
-        limit_test_users(split, prepared.device_of_row, config.evaluation.users)
-        for split in splits(prepared, config.data)
-    )
-    build_model(config.model, prepared.table(config.features.sources).width)
-    study = Study(config, prepared, limited, directory, run_id="")
+    study = prepare_study(config, directory, run_id="")
     for _, training in study.trainings():
         training.calibrate()
     require_allowed(config, (training.plan for arm, training in study.trainings() if arm.headline))
@@ -120,7 +115,7 @@ def _run(study: Study, identity: rundir.RunIdentity, command: str, out: Console)
             series = f"{arm.name}/fold{training.split.fold}/seed{training.seed}"
             return tracked(tracker, series, bar_of(arm, training))
 
-        result = run_study(study, observer_of)
+        result = run_study(study, observer_of, lambda words: out.print(words, markup=False))
     rounds = round_records(study)
     with result.timed("report"):
         summary = summarise(study, result, identity, rounds, command)
@@ -141,7 +136,6 @@ def _check_names(config: ExperimentConfig) -> None:
     for metric in config.evaluation.metrics:
         build_metric(metric)
     check_server_optimizer(config)
-    check_runtime(config)
 
 
 @contextmanager

@@ -10,6 +10,9 @@
     RUN/checkpoint.safetensors                      (likewise)
     RUN/summary.json, report.html                   written last: a directory with a summary is finished
     RUN/controls/...        trainings that are controls
+
+With ``runtime=superlink`` a training's directory also holds what ``fedlearn.lab.superlink.marks`` lists, and the log of
+its ServerApps.
 """
 
 from __future__ import annotations

@@ -136,6 +136,13 @@ class RuntimeSchema:
     engine: str = "vmap"
     threads: int = 1
     deadline_s: float = 600.0
+    resend_s: float | None = None
+    enough: float = 1.0
+    minimum: float = 0.5
+    attempts: int = 1
+    address: str | None = None
+    ca: str | None = None
+    token: str | None = None
 
 
 @dataclass

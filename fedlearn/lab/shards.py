@@ -10,11 +10,15 @@ import torch
 
 from fedlearn.engine.cohort import SimulatedCohort
 from fedlearn.engine.population import MatchPopulation
+from fedlearn.errors import CodeMismatch, MalformedMessage
+from fedlearn.lab.code import code_digest
 from fedlearn.lab.config import ExperimentConfig, to_plain
 from fedlearn.lab.door import from_plain
 from fedlearn.lab.prepare import Prepared, Split, prepare, splits
 from fedlearn.lab.registry import build_model
 from fedlearn.task import shard
+
+code_digest()  # now: a resident node must not take code that is installed later for the code that it runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,31 @@ class ShardFactory:
         prepared = prepare(config.data)
         split = splits(prepared, config.data)[self.fold]
         return make_cohort(config, prepared, split, shard(len(split.devices), partition, partitions))
+
+
+def describe(config: ExperimentConfig, fold: int) -> str:
+    """Return what nodes are told about a run: canonical JSON of its config, its fold and the code that made it."""
+    return json.dumps({"code": code_digest(), "config": to_plain(config), "fold": fold}, sort_keys=True)
+
+
+def open_simulated(description: str, partition: int, partitions: int) -> SimulatedCohort:
+    """Host a part of a simulated population: ``describe`` says which (``fedlearn_server.hosting.CohortHost``).
+
+    Raises:
+        CodeMismatch: the run was submitted by other code.
+        MalformedMessage: not a description.
+        ConfigError, DataError: the data cannot be used on this side.
+    """
+    try:
+        told = json.loads(description)
+        code, config, fold = told["code"], json.dumps(told["config"], sort_keys=True), int(told["fold"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise MalformedMessage(f"cohort: not a description of a simulated population ({error}).") from error
+    if code != code_digest():
+        raise CodeMismatch(
+            f"the run was submitted by code {code[:12]}, this node runs {code_digest()[:12]}: install the same version."
+        )
+    return ShardFactory(config, fold)(partition, partitions)
 
 
 def make_cohort(config: ExperimentConfig, prepared: Prepared, split: Split, positions: range) -> SimulatedCohort:

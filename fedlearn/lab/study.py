@@ -10,11 +10,10 @@ from pathlib import Path
 
 from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.controls import ControlResult, model_scorer, rank_rows, run_controls
-from fedlearn.lab.evaluation import Metric
-from fedlearn.lab.prepare import Prepared, Split
+from fedlearn.lab.prepare import Prepared, Split, limit_test_users, prepare, splits
 from fedlearn.lab.recorder import RoundRecorder
 from fedlearn.lab.registry import build_metric, build_model
-from fedlearn.lab.training import Training, run_training, without_privacy
+from fedlearn.lab.training import SUPERLINK, Training, run_training, without_privacy
 from fedlearn.models.base import Parameters
 from fedlearn.report.rounds import RoundRecord, read_rounds
 from fedlearn.report.summary import ROUNDS_FILE
@@ -73,6 +72,8 @@ class StudyResult:
 Observe = Callable[[RoundRecord], None]
 ObserverOf = Callable[[Arm, Training], Observe]
 """(arm, training) -> called with each round's record; the progress bar and the trackers."""
+Say = Callable[[str], None]
+"""Tells whoever waits something in passing."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,23 @@ class Study:
                     yield arm, self.training(arm, split, seed)
 
 
+def prepare_study(config: ExperimentConfig, directory: Path, run_id: str) -> Study:
+    """Return the study of a config: its data, splits and model are made, or refused; nothing is written but caches.
+
+    Args:
+        config: the experiment.
+        directory: the run directory.
+        run_id: names the run; "" before it has a name.
+    """
+    prepared = prepare(config.data)
+    limited = tuple(
+        limit_test_users(split, prepared.device_of_row, config.evaluation.users)
+        for split in splits(prepared, config.data)
+    )
+    build_model(config.model, prepared.table(config.features.sources).width)
+    return Study(config, prepared, limited, directory, run_id)
+
+
 def private_name(config: ExperimentConfig) -> str:
     """Return the row name of the private model."""
     privacy = config.privacy
@@ -132,13 +150,12 @@ def private_name(config: ExperimentConfig) -> str:
     return f"federated, noise {privacy.noise_multiplier:g}"
 
 
-def run_study(study: Study, observer_of: ObserverOf) -> StudyResult:
+def run_study(study: Study, observer_of: ObserverOf, say: Say) -> StudyResult:
     """Run or resume every training, then the controls."""
     result = StudyResult(study.arms, study.splits)
-    metrics = {name: build_metric(name) for name in study.config.evaluation.metrics}
     for arm, training in study.trainings():
         with result.timed("train"):
-            parameters = _train(study, arm, training, metrics, observer_of(arm, training))
+            parameters = _train(study, arm, training, observer_of(arm, training), say)
         with result.timed("evaluate"):
             ranks = _ranks(study, training, parameters)
         result.trained.append(TrainedRanks(arm.name, training.seed, training.split.fold, ranks))
@@ -157,26 +174,28 @@ def round_records(study: Study) -> tuple[RoundRecord, ...]:
     return tuple(record for path in paths if path.exists() for record in read_rounds(path))
 
 
-def _train(
-    study: Study,
-    arm: Arm,
-    training: Training,
-    metrics: dict[str, Metric],
-    observe: Observe,
-) -> Parameters:
-    if (training.directory / MODEL_FILE).exists():
-        return load_model(training.directory)
-    training.directory.mkdir(parents=True, exist_ok=True)
+def make_recorder(study: Study, arm: Arm, training: Training, observe: Observe) -> RoundRecorder:
+    """Return what keeps the records of a training, in the one process that trains; observes what is there already."""
     if training.plan is not None:
         complete_publication(training.directory, training.run_id)  # before the recorder asks what was published
-    recorder = RoundRecorder(
+    return RoundRecorder(
         model=arm.name,
         training=training,
-        metrics=metrics,
+        metrics={name: build_metric(name) for name in study.config.evaluation.metrics},
         rank=lambda parameters: _ranks(study, training, parameters),
         observe=observe,
     )
-    return run_training(training, recorder)
+
+
+def _train(study: Study, arm: Arm, training: Training, observe: Observe, say: Say) -> Parameters:
+    if (training.directory / MODEL_FILE).exists():
+        return load_model(training.directory)
+    training.directory.mkdir(parents=True, exist_ok=True)
+    if training.config.runtime.name == SUPERLINK:
+        from fedlearn.lab.superlink.submit import run_on_superlink  # noqa: PLC0415 - the operator's side of Flower
+
+        return run_on_superlink(study, arm, training, observe, say)
+    return run_training(training, make_recorder(study, arm, training, observe))
 
 
 def _ranks(study: Study, training: Training, parameters: Parameters) -> I64:

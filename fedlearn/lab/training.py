@@ -9,10 +9,10 @@ from pathlib import Path
 
 from fedlearn.engine.optimizers import ServerOptimizer
 from fedlearn.errors import OutOfRange
-from fedlearn.lab.config import ClientConfig, CohortConfig, ExperimentConfig, PrivacyConfig
+from fedlearn.lab.config import ClientConfig, CohortConfig, ExperimentConfig, PrivacyConfig, RuntimeConfig
 from fedlearn.lab.prepare import Split
 from fedlearn.lab.registry import build_model
-from fedlearn.lab.shards import ShardFactory
+from fedlearn.lab.shards import describe, open_simulated
 from fedlearn.models.base import Parameters
 from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings
 from fedlearn.privacy.plan import PrivacyPlan, PrivacySettings, make_plan
@@ -21,15 +21,17 @@ from fedlearn.terms import CohortSchedule, ExamplePrivacy, TrainingTerms
 # Flower reports usage to its vendor unless told not to before it is first imported.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
-from fedlearn_server.app import make_server_app
+from fedlearn_server.app import make_client_app, make_server_app
 from fedlearn_server.checkpoint import load_model
+from fedlearn_server.collect import Asking
 from fedlearn_server.grids.in_process import run_in_process
 from fedlearn_server.grids.ray import require_ray, run_ray
 from fedlearn_server.job import ServerOptimizerSettings, SharedLedger, TrainingJob
-from fedlearn_server.node import make_client_app
 from fedlearn_server.round import Observer
 
 RUNTIMES = {"in_process": run_in_process, "ray": run_ray}
+SUPERLINK = "superlink"
+"""The runtime whose ServerApp is another process: ``fedlearn.lab.superlink`` submits to it and follows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,11 @@ def _plan(privacy: PrivacyConfig, cohort: CohortConfig, population: int) -> Priv
 def without_privacy(config: ExperimentConfig) -> ExperimentConfig:
     """Return the same experiment with nothing protected, the same phones taking part: a control."""
     privacy = replace(config.privacy, mode="none", epsilon=None, delta=None, noise_multiplier=None)
-    return replace(config, privacy=privacy, ledger=replace(config.ledger, where=None))
+    runtime = config.runtime
+    if runtime.name == SUPERLINK:
+        # the model is the same anywhere, and the other controls are trained here too
+        runtime = replace(runtime, name="in_process", resend_s=None)
+    return replace(config, privacy=privacy, runtime=runtime, ledger=replace(config.ledger, where=None))
 
 
 def schedule_for(config: ExperimentConfig, population: int) -> CohortSchedule | None:
@@ -135,11 +141,11 @@ def training_terms(client: ClientConfig) -> TrainingTerms:
 
 
 def run_training(training: Training, observe: Observer) -> Parameters:
-    """Run or resume one training and return its model."""
+    """Run or resume one training over a runtime of this process and return its model."""
     config = training.config
     job = make_job(training)
     server_app = make_server_app(job, observe)
-    client_app = make_client_app(ShardFactory.of(config, training.split.fold))
+    client_app = make_client_app(lambda: open_simulated)
     RUNTIMES[config.runtime.name](server_app, client_app, config.runtime.shards)
     return load_model(training.directory)
 
@@ -173,9 +179,15 @@ def make_job(training: Training) -> TrainingJob:
         ),
         plan=plan,
         ledger=None if ledger.where is None else SharedLedger(ledger.where, ledger.purpose, ledger.epoch),
-        deadline_s=config.runtime.deadline_s,
+        asking=asking_of(config.runtime),
+        cohort=describe(config, training.split.fold),
         adaptive_clip=adaptive_clip_for(config.privacy, plan),
     )
+
+
+def asking_of(runtime: RuntimeConfig) -> Asking:
+    """Return how a round asks its nodes; raises OutOfRange naming the field."""
+    return Asking(runtime.deadline_s, runtime.resend_s, runtime.enough, runtime.minimum, runtime.attempts)
 
 
 def check_server_optimizer(config: ExperimentConfig) -> None:
@@ -185,6 +197,15 @@ def check_server_optimizer(config: ExperimentConfig) -> None:
 
 
 def check_runtime(config: ExperimentConfig) -> None:
-    """Raise MissingDependency if the runtime's package is not installed."""
+    """Refuse, before any work, a runtime that is not there.
+
+    Raises:
+        MissingDependency: its package is not installed.
+        DeploymentRefused, SuperLinkUnreachable, SuperLinkRefused: no SuperLink answers; the message says what to do.
+    """
     if config.runtime.name == "ray":
         require_ray()
+    if config.runtime.name == SUPERLINK:
+        from fedlearn.lab.superlink.line import Line  # noqa: PLC0415 - the operator's side of Flower
+
+        Line(config.runtime).check()

@@ -16,6 +16,7 @@ from fedlearn.lab.config import (
     ExperimentConfig,
     FeaturesConfig,
     PrivacyConfig,
+    RuntimeConfig,
 )
 from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings
 from fedlearn.terms import ExamplePrivacy
@@ -26,13 +27,14 @@ LEAST_NOISE, LARGEST_NOISE = 0.05, 1e5
 
 MECHANISMS = ("gaussian", "blt", "banded", "tree")
 
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def validate(config: ExperimentConfig) -> None:
     """Check every range that needs no data; raise OutOfRange or UnknownSetting naming the field and the fix."""
     _choice("privacy.mode", config.privacy.mode, ("none", *MECHANISMS))
-    _choice("runtime.name", config.runtime.name, ("in_process", "ray"))
+    _choice("runtime.name", config.runtime.name, ("in_process", "ray", "superlink"))
     _choice("runtime.engine", config.runtime.engine, ("vmap", "loop"))
     _choice("tracking.name", config.tracking.name, ("none", "tensorboard", "mlflow"))
     _validate_data(config.data)
@@ -50,9 +52,7 @@ def validate(config: ExperimentConfig) -> None:
         ExamplePrivacy(client.example_privacy.noise_multiplier, client.example_privacy.clip)
     _positive("server_opt.learning_rate", config.server_opt.learning_rate)
     _between("server_opt.average_last", config.server_opt.average_last, 0.0, 1.0)
-    _at_least("runtime.shards", config.runtime.shards, 1)
-    _at_least("runtime.threads", config.runtime.threads, 1)
-    _positive("runtime.deadline_s", config.runtime.deadline_s)
+    _validate_runtime(config.runtime)
     _at_least("evaluation.every", config.evaluation.every, 1)
     _at_least("evaluation.bootstrap", config.evaluation.bootstrap, 100)
     _at_least("evaluation.users", config.evaluation.users, 1)
@@ -191,6 +191,36 @@ def _validate_ledger(config: ExperimentConfig) -> None:
     for name, value in (("purpose", ledger.purpose), ("epoch", ledger.epoch)):
         if not _NAME.fullmatch(value):
             raise OutOfRange(f"ledger.{name}={value!r}: 1-64 letters, digits, dots, dashes and underscores.")
+
+
+def _validate_runtime(runtime: RuntimeConfig) -> None:
+    """``fedlearn_server.collect.Asking`` refuses the same, but loads Flower, and only once data was read."""
+    _at_least("runtime.shards", runtime.shards, 1)
+    _at_least("runtime.threads", runtime.threads, 1)
+    _positive("runtime.deadline_s", runtime.deadline_s)
+    if runtime.resend_s is not None:
+        _positive("runtime.resend_s", runtime.resend_s)
+    if not 0.0 < runtime.minimum <= runtime.enough <= 1.0:
+        raise OutOfRange(
+            f"runtime.minimum={runtime.minimum}, runtime.enough={runtime.enough}: need 0 < minimum <= enough <= 1."
+        )
+    _at_least("runtime.attempts", runtime.attempts, 1)
+    if runtime.address is None and runtime.ca is None and runtime.token is None:
+        return
+    if runtime.address is None:
+        field = "ca" if runtime.token is None else "token"
+        raise OutOfRange(
+            f"runtime.address=null: runtime.{field}={getattr(runtime, field)} is whose? Give runtime.address too, or "
+            "neither: then it is the SuperLink of `fedlearn up`."
+        )
+    if runtime.ca is None:
+        raise OutOfRange(
+            f"runtime.ca=null: SuperLink at runtime.address={runtime.address} is spoken to over TLS only; name the PEM "
+            "of its certificate's authority, e.g. runtime.ca=ca.crt."
+        )
+    found = _ADDRESS.fullmatch(runtime.address)
+    if found is None or not 0 < int(found[2]) < 2**16:
+        raise OutOfRange(f"runtime.address={runtime.address!r}: must be HOST:PORT, e.g. superlink.example.org:8000.")
 
 
 def _validate_cohort(cohort: CohortConfig) -> None:

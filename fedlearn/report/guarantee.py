@@ -263,10 +263,22 @@ def figure(value: float) -> str:
     return f"{mantissa:g}e{exponent}"
 
 
-def default_trusted(mode: PrivacyMode) -> tuple[str, ...]:
-    """Name who sees more than the released model when nodes clip and add and one server adds the noise."""
-    server = "The server sees the sum of a round" + ("." if mode is PrivacyMode.NONE else " before its noise.")
-    return ("The node that hosts a cohort sees single updates, clips them and adds them up.", server)
+def default_trusted(mode: PrivacyMode, *, relayed: bool = False) -> tuple[str, ...]:
+    """Name who sees more than the released model when nodes clip and add and one server adds the noise.
+
+    Args:
+        mode: the mechanism.
+        relayed: a SuperLink carries tasks and sums between nodes and server.
+    """
+    private = mode is not PrivacyMode.NONE
+    server = "The server sees the sum of a round" + (" before its noise." if private else ".")
+    keys = " before their noise, and the secret key that draws a round's cohort," if private else ""
+    carrier = (
+        f"SuperLink, and whoever reads its memory, its database or a backup of it, sees the sums of parts{keys} until "
+        "they are delivered."
+    )
+    seen = ("The node that hosts a cohort sees single updates, clips them and adds them up.", server)
+    return (*seen, carrier) if relayed else seen
 
 
 def default_unprotected() -> tuple[str, ...]:
@@ -289,8 +301,9 @@ def default_assurances(
     participation: BoundedParticipation | None = None,
     *,
     adaptive: bool = False,
+    relayed: bool = False,
 ) -> Assurances:
-    """Sort the guarantee by who vouches for it, for the in-process and Ray runtimes with central noise.
+    """Sort the guarantee by who vouches for it, for runtimes with central noise.
 
     Args:
         mode: the mechanism; ``none`` proves and enforces nothing about privacy.
@@ -299,6 +312,7 @@ def default_assurances(
         l2_clip_norm: L2 bound of one device's update, or None where nothing is clipped.
         participation: the bounds the guarantee rests on, or None where it rests on Poisson sampling.
         adaptive: ``l2_clip_norm`` is the first round's only; later ones follow from what was released.
+        relayed: a SuperLink carries tasks and sums between nodes and server.
     """
     digests = "Whoever holds config, data, catalogue and code can check them against the digests below."
     who = "The simulator, standing in for the phone," if population is Population.SIMULATED else "The phone"
@@ -310,8 +324,16 @@ def default_assurances(
         else (f"{who} clips its whole update to L2 norm {l2_clip_norm:g}{then}, at weight one.",)
     )
     kept = "Updates and sums were not kept, and each device in the data is one unit."
+    carried = (
+        (
+            "Nobody else ran a node or read SuperLink's memory, its database or a backup of it: parts' sums lie there "
+            "without noise, and the keys that draw cohorts, until they are delivered.",
+        )
+        if relayed
+        else ()
+    )
     if mode is PrivacyMode.NONE or charges is None:
-        return Assurances((digests,), (*clip, text), (kept,))
+        return Assurances((digests,), (*clip, text), (*carried, kept))
     rests = "the sampling rate"
     drawn = (
         "Each inclusion was its own secret draw; the keys of sampling and noise came from the operating system "
@@ -337,6 +359,7 @@ def default_assurances(
             "No node's failure depended on a device's data; the split into folds is taken as public.",
             "What choosing the settings on these devices spent, if they were: it is not counted here.",
             drawn,
+            *carried,
             kept,
         ),
     )

@@ -1,138 +1,89 @@
-"""The one Flower ServerApp: opens what a training needs, resumes what was there, and runs its rounds."""
+"""What Flower runs: one ServerApp and one ClientApp, the same on every runtime.
+
+``app`` and ``client_app`` are what a submitted bundle names. The bundle holds no code: both are installed, and what
+they do is decided by the order in the one run-config key ``fedlearn``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
-from flwr.app import Context
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedlearn.engine.optimizers import IterateAverage, ServerOptimizer
-from fedlearn.errors import ResumeRefused
-from fedlearn.ledger import LEDGER_FILE, RunAccount
-from fedlearn.privacy.correlated import CorrelatedMechanism
-from fedlearn.privacy.events import MatrixGaussian
-from fedlearn.privacy.grid import grid_step
-from fedlearn.privacy.mechanisms import GaussianMechanism, Mechanism
-from fedlearn.privacy.noise_state import NoiseStateStore
-from fedlearn.privacy.plan import PrivacyPlan
-from fedlearn.privacy.sampling import SamplingKey
-from fedlearn.privacy.secrets import SecretStore
-from fedlearn_server.account import opened_account
-from fedlearn_server.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, published_digest, write_model
-from fedlearn_server.collect import wait_for_nodes
-from fedlearn_server.job import TrainingJob
-from fedlearn_server.publication import complete_publication, forget_publication
-from fedlearn_server.round import Observer, TrainingState, run_round
-from fedlearn_server.spend import LedgerSpend, NoSpend, Spend
+from fedlearn.errors import MissingDependency
+from fedlearn_server.flower import failure_reply, guard_replies, limit_retries
+
+if TYPE_CHECKING:
+    from fedlearn_server.hosting import CohortHost
+    from fedlearn_server.job import TrainingJob
+    from fedlearn_server.round import Observer
+
+# Torch and what needs it are imported late: a ServerApp takes the lock of its training first, so that whoever follows
+# it knows within a second that it lives.
+# ruff: noqa: PLC0415
+
+ORDER = "fedlearn"
+"""The run-config key: canonical JSON of what is to be done."""
+ORDERS = "fedlearn.orders"
+"""Entry point group: ``training`` -> (grid, order) -> None, which does it."""
+SILENCE_S = 4.0
+"""Seconds of a silent SuperLink after which a ServerApp ends; its run goes on in another one."""
 
 
 def make_server_app(job: TrainingJob, observe: Observer) -> ServerApp:
     """Return the ServerApp that runs ``job`` over whatever Grid a runtime hands it."""
-    app = ServerApp()
+    from fedlearn_server.training import run_training
 
-    @app.main()
+    made = ServerApp()
+
+    @made.main()
     def main(grid: Grid, context: Context) -> None:
         del context
         run_training(job, grid, observe)
 
-    return app
+    return made
 
 
-def run_training(job: TrainingJob, grid: Grid, observe: Observer) -> None:
-    """Run every step that is left and write ``model.safetensors``.
+def make_client_app(host: Callable[[], CohortHost]) -> ClientApp:
+    """Return the stock Flower ClientApp over a cohort host.
 
-    A run that lost charges to crashes ends with fewer steps: its ledger never holds more than was planned.
+    Args:
+        host: finds the host when the first message is there, so that the app is small until then.
     """
-    if job.plan is not None:
-        complete_publication(job.directory, job.run_id)
-    checkpoint = load_checkpoint(job.directory)
-    with _opened_spend(job, checkpoint) as spend:
-        state = _state(job, checkpoint)
-        wait_for_nodes(grid, job.shards, job.deadline_s)
-        while state.step < job.rounds and spend.affordable != 0:
-            run_round(job, state, spend, grid, observe)
-        spend.finish()
-        if job.plan is not None:
-            # before the model, whose presence says that nothing is left to do
-            forget_publication(job.run_id)
-            NoiseStateStore(job.run_id, {}).destroy()
-            SecretStore().destroy(job.run_id)
-        write_model(job.directory, state.released, {"run_id": job.run_id, "steps": str(state.step)})
+    made = ClientApp()
+
+    @made.train()
+    def train(message: Message, context: Context) -> Message:
+        from fedlearn_server.hosting import answer
+
+        del context
+        try:
+            return Message(answer(host(), message.content), reply_to=message)
+        except Exception as problem:  # noqa: BLE001 - Flower's own error reply quotes it, and so phones' data
+            return failure_reply(message, problem)
+
+    return made
 
 
-def _state(job: TrainingJob, checkpoint: Checkpoint | None) -> TrainingState:
-    settings = job.optimizer
-    optimizer = ServerOptimizer(settings.name, settings.learning_rate, settings.options)
-    average = IterateAverage(settings.average_last, job.rounds) if settings.average_last > 0.0 else None
-    if checkpoint is None:
-        return TrainingState(0, job.initial, optimizer, average)
-    shapes = {name: array.shape for name, array in job.initial.items()}
-    if {name: array.shape for name, array in checkpoint.parameters.items()} != shapes:
-        raise ResumeRefused(f"{job.directory}: the checkpoint holds another model; start a new run.")
-    optimizer.load_state_dict(checkpoint.optimizer)
-    if average is not None:
-        average.load_state_dict(checkpoint.average)
-    return TrainingState(checkpoint.step, checkpoint.parameters, optimizer, average, checkpoint.clip)
+def _simulated() -> CohortHost:
+    from fedlearn_server.hosting import SIMULATED, host_named
+
+    return host_named(SIMULATED)
 
 
-@contextmanager
-def _opened_spend(job: TrainingJob, checkpoint: Checkpoint | None) -> Iterator[Spend]:
-    plan = job.plan
-    if plan is None:
-        yield NoSpend(job.seed, job.denominator)
-        return
-    path = job.directory / LEDGER_FILE
-    store = SecretStore()
-    with store.hold(job.run_id) as tally:
-        if job.ledger is None and checkpoint is None and tally.digests and not path.exists():
-            raise ResumeRefused(
-                f"{path}: {len(tally.digests)} charges were made in run {job.run_id!r}, but its ledger is gone; "
-                "start a new run."
-            )
-        with opened_account(job, plan, must_exist=checkpoint is not None or bool(tally.digests)) as account:
-            tally.record(account.charged_digests())  # refuses an older copy
-            _settle(account, checkpoint, job)
-            ended = account.remaining() == 0 or (checkpoint is not None and checkpoint.step >= job.rounds)
-            key = None if ended else _sampling_key(store, account)
-            mechanism = None if ended else _mechanism(plan, job, 0 if checkpoint is None else checkpoint.step)
-            yield LedgerSpend(account, mechanism, key, plan.l2_clip_norm, tally=tally)
+app = ServerApp()
+client_app = make_client_app(_simulated)
 
 
-def _mechanism(plan: PrivacyPlan, job: TrainingJob, next_step: int) -> Mechanism:
-    """Return what adds the plan's noise, with the secret state it has at ``next_step``."""
-    if not isinstance(plan.event, MatrixGaussian):
-        return GaussianMechanism(plan.noise_multiplier, plan.denominator)
-    return CorrelatedMechanism.open(
-        job.run_id,
-        plan.event,
-        plan.denominator,
-        l2_sensitivity=plan.l2_clip_norm,
-        grid_step=grid_step(plan.l2_clip_norm),
-        dimension=sum(array.size for array in job.initial.values()),
-        next_step=next_step,
-    )
-
-
-def _sampling_key(store: SecretStore, account: RunAccount) -> SamplingKey:
-    """Return the run's key. It is made before the first reservation; an account with one needs the key it had."""
-    return store.load(account.run) if account.announced else store.load_or_create(account.run)
-
-
-def _settle(account: RunAccount, checkpoint: Checkpoint | None, job: TrainingJob) -> None:
-    """Bring the ledger in step with what was published before the process ended.
-
-    A charge whose model is in the checkpoint is committed now; any other open charge paid for nothing and stays
-    charged. An open reservation is taken up again by the round that reserves the same step.
-    """
-    published = None if checkpoint is None else checkpoint.charge_id
-    for charge in account.uncommitted():
-        if charge.sequence == published:
-            account.commit(charge, published_digest(job.directory))
-    commits = account.committed()
-    expected = commits[-1].published_digest if commits else None
-    if expected != (None if checkpoint is None else published_digest(job.directory)):
-        raise ResumeRefused(
-            f"{job.directory}: {CHECKPOINT_FILE} is not what its ledger says was published last; start a new run."
-        )
+@app.main()
+def _serve(grid: Grid, context: Context) -> None:
+    found = {point.name: point for point in entry_points(group=ORDERS)}
+    if "training" not in found:
+        raise MissingDependency("this ServerApp's machine needs the lab: pip install 'fedlearn[lab]'.")
+    limit_retries(grid, SILENCE_S)
+    guard_replies(grid)
+    found["training"].load()(grid, str(context.run_config[ORDER]))

@@ -14,6 +14,7 @@ from fedlearn.privacy.grid import check_capacity, grid_step
 from fedlearn.privacy.participation import Participation, most_participations
 from fedlearn.privacy.plan import PrivacyPlan
 from fedlearn.terms import CohortSchedule, TrainingTerms
+from fedlearn_server.collect import Asking
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class TrainingJob:
         directory: holds checkpoint, ledger and metrics of this training.
         rounds: mechanism steps planned, >= 1.
         population: phones in all shards together (public), >= 1.
-        shards: nodes the population is spread over, >= 1.
+        shards: parts the population is asked in, >= 1; any number of nodes answers for them.
         sampling_probability: each phone's chance to be included in a step, in (0, 1]; not used with ``participation``.
         l2_clip_norm: bound on one phone's update, > 0; where the clip is adapted, the one it begins with.
         seed: simulation randomness.
@@ -65,7 +66,8 @@ class TrainingJob:
         initial: the model to start from.
         optimizer: the server's optimizer.
         plan: the privacy plan, or None: no guarantee.
-        deadline_s: seconds to wait for the nodes of one round.
+        asking: deadlines, and how much of the population must answer.
+        cohort: what nodes are told about the run: canonical JSON that their cohort hosts understand.
         participation: the schedule that decides who takes part instead of a draw, or None.
         adaptive_clip: how the clip follows a quantile of the norms, or None: it stays.
         ledger: the shared ledger it spends from, or None: one of its own, in ``directory``.
@@ -83,7 +85,8 @@ class TrainingJob:
     initial: Parameters = field(repr=False)
     optimizer: ServerOptimizerSettings
     plan: PrivacyPlan | None
-    deadline_s: float
+    asking: Asking
+    cohort: str = field(repr=False)
     participation: CohortSchedule | None = None
     adaptive_clip: AdaptiveClipSettings | None = None
     ledger: SharedLedger | None = None

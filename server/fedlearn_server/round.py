@@ -12,23 +12,23 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
-from flwr.serverapp import Grid
 
 from fedlearn.clip import joint_bound
 from fedlearn.engine.optimizers import IterateAverage, ServerOptimizer
-from fedlearn.errors import FedlearnError, Reason, RoundFailed
+from fedlearn.errors import ContributionRejected, FedlearnError, Reason, RoundFailed
 from fedlearn.fold import Fold, FoldTerms
 from fedlearn.models.base import Parameters
 from fedlearn.privacy.grid import grid_step
 from fedlearn.privacy.sampling import RoundKey
-from fedlearn.task import CohortReply, RoundTask, largest_shard
+from fedlearn.task import CohortReply, RoundTask, shard
 from fedlearn.types import F64, BoundedSum, Contribution, Level, NoisyMean
 from fedlearn.wire import decode_reply, encode_task, task_digest
 from fedlearn_server.checkpoint import Checkpoint
-from fedlearn_server.collect import NodeAnswer, collect
+from fedlearn_server.collect import Conversation, PartAnswer
 from fedlearn_server.job import TrainingJob
 from fedlearn_server.publication import publish
 from fedlearn_server.spend import Spend
@@ -114,7 +114,7 @@ class TrainingState:
         return self.parameters if self.average is None else self.average.value(self.parameters)
 
 
-def run_round(job: TrainingJob, state: TrainingState, spend: Spend, grid: Grid, observe: Observer) -> None:
+def run_round(job: TrainingJob, state: TrainingState, spend: Spend, nodes: Conversation, observe: Observer) -> None:
     """Run one step and advance ``state``.
 
     ``observe`` sees the outcome before it is published, so that no published step lacks its record, and shows it
@@ -122,13 +122,13 @@ def run_round(job: TrainingJob, state: TrainingState, spend: Spend, grid: Grid, 
     figures of the lost draw been shown, the step would have been released twice.
 
     Raises:
-        RoundFailed: no contribution was usable; the reservation is voided.
+        RoundFailed: too few parts of the population gave a usable answer; the reservation is voided, nothing was drawn.
     """
     started = time.perf_counter()
     attempt, key = spend.reserve(state.step)
     try:
         task = make_task(job, state, attempt, key, spend.grid_step)
-        gathered = gather(grid, task, job)
+        gathered = gather(nodes, task, job)
         bounded = gathered.bounded_sum(state.step, task.l2_bound, private=job.plan is not None)
     except FedlearnError as error:
         spend.abandon(f"no sum was formed: {error.code}")
@@ -183,6 +183,7 @@ class Gathered:
     """The fold of a round and the unprotected figures that came with it."""
 
     fold: Fold
+    minimum: int
     loss_sum: float = 0.0
     trained: int = 0
     clipped: int = 0
@@ -190,10 +191,14 @@ class Gathered:
     failures: list[str] = field(default_factory=list)
 
     def bounded_sum(self, step: int, l2_sensitivity: float, *, private: bool) -> BoundedSum:
-        """Return the sum; raise RoundFailed with what every node did if there is none."""
-        counted = ", ".join(f"{reason}: {count}" for reason, count in self._counts.items())
-        if self.failures and not self.fold.accepted:
-            raise RoundFailed(f"step {step}: no contribution was accepted ({counted}); {'; '.join(self.failures)}.")
+        """Return the sum; raise RoundFailed with what every node did if too few parts are in it."""
+        counted = ", ".join(f"{reason}: {count}" for reason, count in self._counts.items()) or "no answer arrived"
+        if self.fold.accepted < self.minimum:
+            said = "; ".join((f"({counted})", *self.failures))
+            raise RoundFailed(
+                f"step {step}: {self.fold.accepted or 'no'} part(s) of the population accepted, at least "
+                f"{self.minimum} needed {said}."
+            )
         if not private and not self.fold.count and self.rejected:
             # with privacy on, whether a round is released must not depend on one phone: an empty cohort is noise alone
             raise RoundFailed(
@@ -220,36 +225,37 @@ class Gathered:
         )
 
 
-def gather(grid: Grid, task: RoundTask, job: TrainingJob) -> Gathered:
-    """Ask every node and fold the answers as they arrive; what may not be added is counted by reason."""
+def gather(nodes: Conversation, task: RoundTask, job: TrainingJob) -> Gathered:
+    """Ask every part of the population and fold the answers as they arrive; what may not be added is counted."""
     terms = FoldTerms(task_digest(task), task.dimension, task.l2_bound, task.grid_step, Level.COHORT)
-    gathered = Gathered(Fold(terms))
-    reserved = largest_shard(job.population, job.shards)
-    nodes: set[int] = set()
-    for answer in collect(grid, encode_task(task), task.step, job.deadline_s):
-        nodes.add(answer.node)
-        _fold(gathered, answer, terms.max_bytes, reserved)
-    if len(nodes) > job.shards:
-        raise RoundFailed(
-            f"runtime.shards={job.shards}: {len(nodes)} nodes are there. Phones of a shard that two nodes host would "
-            "be in the sum twice, which the noise does not cover: stop the surplus nodes."
-        )
-    if len(nodes) < job.shards:
-        gathered.rejected[Reason.FAILED] += job.shards - len(nodes)
-        gathered.failures.append(f"{job.shards - len(nodes)} of {job.shards} nodes have gone")
+    asking = job.asking
+    gathered = Gathered(Fold(terms), asking.parts(asking.minimum, job.shards))
+    enough = asking.parts(asking.enough, job.shards)
+    seen: set[int] = set()
+    with closing(nodes.ask(encode_task(task), task.step)) as answers:
+        for answer in answers:
+            if answer.reason is not Reason.LATE:
+                seen.add(answer.partition)
+            _fold(gathered, answer, terms.max_bytes, len(shard(job.population, answer.partition, job.shards)))
+            if gathered.fold.accepted >= enough:
+                break
+    if len(seen) < job.shards:
+        gathered.rejected[Reason.LATE] += job.shards - len(seen)
     return gathered
 
 
-def _fold(gathered: Gathered, answer: NodeAnswer, max_bytes: int, reserved: int) -> None:
+def _fold(gathered: Gathered, answer: PartAnswer, max_bytes: int, reserved: int) -> None:
     if answer.failure:
         gathered.rejected[answer.reason] += 1
-        gathered.failures.append(f"node {answer.node}: {answer.failure}")
+        gathered.failures.append(f"part {answer.partition}: {answer.failure}")
         return
     reply: CohortReply | None = None
 
     def decode() -> Contribution:
         nonlocal reply
         reply = decode_reply(answer.payload, max_bytes)
+        if sum(reply.rejected.values()) > reserved:
+            raise ContributionRejected(Reason.OVER_COUNT, f"counts more rejected phones than its {reserved}")
         return reply.contribution
 
     if gathered.fold.offer(decode, reserved) is None or reply is None:

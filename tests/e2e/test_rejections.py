@@ -15,7 +15,7 @@ from fedlearn.errors import Reason, RoundFailed
 from fedlearn.lab.shards import ShardFactory
 from fedlearn.ledger import LEDGER_FILE, Charged, Ledger, Voided
 from fedlearn.task import CohortReply, RoundTask
-from fedlearn_server.node import NodeFunction
+from fedlearn_server.hosting import NodeFunction
 
 if TYPE_CHECKING:
     from small_city import SmallCity
@@ -82,7 +82,7 @@ def test_no_node_is_left(
 @pytest.fixture
 def fresh_nodes() -> Callable[[], None]:
     """Forget the nodes that this process has built."""
-    from fedlearn_server import node
+    from fedlearn_server import hosting
 
-    node._node.cache_clear()
-    return node._node.cache_clear
+    hosting._opened.cache_clear()
+    return hosting._opened.cache_clear

@@ -17,11 +17,13 @@ from fedlearn.task import CohortReply, RoundTask
 from fedlearn.terms import TrainingTerms
 from fedlearn.types import Contribution, Level
 from fedlearn.wire import decode_task, task_digest
-from fedlearn_server.app import run_training
+from fedlearn_server.collect import Asking
 from fedlearn_server.grids.in_process import InProcessGrid
+from fedlearn_server.hosting import answer
 from fedlearn_server.job import ServerOptimizerSettings, TrainingJob
-from fedlearn_server.node import make_client_app, pack, unpack
+from fedlearn_server.message import pack_answer, unpack_question
 from fedlearn_server.round import Observer, RoundOutcome
+from fedlearn_server.training import run_training
 
 WIDTH = 3
 CLIP = 1.0
@@ -65,16 +67,21 @@ class Nodes:
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer as the behaviour of this partition says; bytes are sent as they are."""
-        behaviour = self.behaviours[int(context.node_config["partition-id"])]
-        self.tasks.append(decode_task(unpack(message.content)))
-        answers: list[CohortReply | bytes] = []
+        question = unpack_question(message.content)
+        self.tasks.append(decode_task(question.task))
+        said: list[CohortReply | bytes] = []
 
         def node(task: RoundTask) -> CohortReply:
-            answers.append(behaviour(task))
-            return good(task) if isinstance(answers[0], bytes) else answers[0]
+            said.append(self.behaviours[question.partition](task))
+            return good(task) if isinstance(said[0], bytes) else said[0]
 
-        reply = make_client_app(lambda partition, partitions: node)(message, context)
-        return Message(pack(answers[0]), reply_to=message) if isinstance(answers[0], bytes) else reply
+        def host(description: str, partition: int, partitions: int) -> Callable[[RoundTask], CohortReply]:
+            return node
+
+        content = answer(host, message.content)
+        if isinstance(said[0], bytes):
+            content = pack_answer(said[0], question.challenge)
+        return Message(content, reply_to=message)
 
     def grid(self) -> InProcessGrid:
         """Return a grid over the nodes."""
@@ -103,7 +110,8 @@ def make_job(directory: Path, *, private: bool = True, rounds: int = 3, shards: 
         initial={"weights": np.zeros(WIDTH, np.float32)},
         optimizer=ServerOptimizerSettings("sgd", 1.0, {"momentum": 0.9}, 0.5),
         plan=plan(rounds) if private else None,
-        deadline_s=5.0,
+        asking=Asking(5.0, minimum=0.01),
+        cohort="{}",
     )
 
 

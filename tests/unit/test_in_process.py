@@ -1,27 +1,36 @@
-"""The embedded grid: replies stream one by one, failures are replies, and contexts name the partition."""
+"""The embedded grid: replies stream one by one, failures are replies, and contexts name the node."""
 
 from __future__ import annotations
 
 import pytest
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from fedlearn_server.grids.in_process import InProcessGrid
-from fedlearn_server.node import pack, unpack
+
+BYTES = "bytes"
+
+
+def pack(payload: bytes) -> RecordDict:
+    return RecordDict({BYTES: ConfigRecord({"payload": payload})})
+
+
+def unpack(content: RecordDict) -> bytes:
+    return content[BYTES]["payload"]
 
 
 class Echo:
-    """A ClientApp that answers with its partition; partition 1 raises what it is given."""
+    """A ClientApp that answers with its node's id; node 2 raises what it is given."""
 
     def __init__(self, problem: BaseException | None = None) -> None:
         self.ran: list[int] = []
         self.problem = problem
 
     def __call__(self, message: Message, context) -> Message:
-        partition = int(context.node_config["partition-id"])
-        self.ran.append(partition)
-        if partition == 1 and self.problem is not None:
+        node = context.node_id
+        self.ran.append(node)
+        if node == 2 and self.problem is not None:
             raise self.problem
-        answer = f"{partition}/{context.node_config['num-partitions']}".encode() + unpack(message.content)
+        answer = f"{node}".encode() + unpack(message.content)
         return Message(pack(answer), reply_to=message)
 
 
@@ -41,8 +50,8 @@ def test_a_node_works_when_its_reply_is_pulled() -> None:
     assert echo.ran == []
     pulled = [list(grid.pull_messages(ids)) for _ in range(4)]
     assert [len(replies) for replies in pulled] == [1, 1, 1, 0]
-    assert echo.ran == [0, 1, 2]
-    assert [unpack(replies[0].content) for replies in pulled[:3]] == [b"0/3!", b"1/3!", b"2/3!"]
+    assert echo.ran == [1, 2, 3]
+    assert [unpack(replies[0].content) for replies in pulled[:3]] == [b"1!", b"2!", b"3!"]
     assert [replies[0].metadata.reply_to_message_id for replies in pulled[:3]] == ids
 
 
@@ -50,14 +59,14 @@ def test_only_the_asked_messages_are_answered() -> None:
     grid = InProcessGrid(Echo(), 3)
     ids = push(grid)
     (reply,) = grid.pull_messages([ids[2]])
-    assert unpack(reply.content) == b"2/3!"
+    assert unpack(reply.content) == b"3!"
     assert list(grid.pull_messages([ids[2], "unknown"])) == []
 
 
 def test_send_and_receive() -> None:
     grid = InProcessGrid(Echo(), 2)
     messages = [grid.create_message(pack(b"?"), MessageType.TRAIN, node, group_id="0") for node in (2, 1)]
-    assert [unpack(reply.content) for reply in grid.send_and_receive(messages)] == [b"1/2?", b"0/2?"]
+    assert [unpack(reply.content) for reply in grid.send_and_receive(messages)] == [b"2?", b"1?"]
 
 
 def test_a_node_that_raises_is_an_error_reply() -> None:
@@ -81,8 +90,3 @@ def test_nodes() -> None:
     grid = InProcessGrid(Echo(), 3)
     assert list(grid.get_node_ids()) == [1, 2, 3]
     assert [node.node_id for node in grid.get_nodes()] == [1, 2, 3]
-
-
-def test_foreign_content_is_no_payload() -> None:
-    assert unpack(RecordDict()) == b""
-    assert unpack(pack(b"x")) == b"x"

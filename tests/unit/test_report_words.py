@@ -23,6 +23,7 @@ from fedlearn.report.guarantee import (
     PrivacyMode,
     caveat_for,
     default_assurances,
+    default_trusted,
     figure,
     guarantee_sentence,
 )
@@ -109,6 +110,21 @@ def test_assurances_never_claim_proof_without_a_ledger():
     private = default_assurances(PrivacyMode.GAUSSIAN, Population.ENROLLED, Charges(3, 2, 1), 0.5)
     assert "3 charges" in private.proven[0]
     assert private.enforced[0].startswith("The phone")
+
+
+def test_a_superlink_is_the_operators_word_and_sees_sums():
+    for mode, charges in ((PrivacyMode.NONE, None), (PrivacyMode.GAUSSIAN, Charges(3, 3, 0))):
+        private = mode is not PrivacyMode.NONE
+        alone, carried = (
+            default_assurances(mode, Population.SIMULATED, charges, 1.0, relayed=relayed) for relayed in (False, True)
+        )
+        assert (alone.proven, alone.enforced) == (carried.proven, carried.enforced)
+        (added,) = set(carried.word) - set(alone.word)
+        assert "SuperLink" in added
+        *same, sees = default_trusted(mode, relayed=True)
+        assert tuple(same) == default_trusted(mode)
+        assert "database or a backup" in sees
+        assert ("before their noise" in sees) is ("secret key" in sees) is private
 
 
 def test_the_verdict_names_the_strongest_control_and_never_a_reference():

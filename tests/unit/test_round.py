@@ -24,11 +24,12 @@ from fedlearn.privacy.tally import Tally
 from fedlearn.task import CohortReply, RoundTask
 from fedlearn.wire import encode_reply
 from fedlearn_server import checkpoint
-from fedlearn_server.app import run_training
 from fedlearn_server.checkpoint import CHECKPOINT_FILE, MODEL_FILE, load_checkpoint, load_model
+from fedlearn_server.collect import Asking
 from fedlearn_server.grids.in_process import InProcessGrid
 from fedlearn_server.round import RoundOutcome
 from fedlearn_server.spend import NoSpend
+from fedlearn_server.training import run_training
 
 _spec = importlib.util.spec_from_file_location("round_town", Path(__file__).with_name("round_town.py"))
 town = importlib.util.module_from_spec(_spec)
@@ -151,29 +152,76 @@ def test_many_bad_nodes_at_once(directory: Path) -> None:
     assert outcomes[0].unprotected.cohort == 2 * town.PHONES
 
 
-def test_more_nodes_than_shards_would_add_phones_twice(directory: Path) -> None:
-    with pytest.raises(RoundFailed, match=r"runtime.shards=2: 3 nodes"):
-        run_training(town.make_job(directory, shards=2), town.Nodes([town.good] * 3).grid(), lambda outcome: None)
-    assert not entries(directory, Charged)
+def test_any_number_of_nodes_answers_for_the_parts_and_each_part_counts_once(directory: Path, tmp_path: Path) -> None:
+    """More nodes than parts, fewer, and a number that changes from round to round: the same phones, the same model."""
+    models = []
+    for name, sizes in (("few", [1]), ("many", [9]), ("changing", [1, 4, 2])):
+        folder = tmp_path / name
+        folder.mkdir()
+        nodes = town.Nodes([town.good] * 4)
+        grid, outcomes = InProcessGrid(nodes, max(sizes)), []
+        looks = iter(sizes * ROUNDS)
+        grid.get_node_ids = lambda looks=looks: range(1, 1 + next(looks))
+        run_training(town.make_job(folder, private=False), grid, outcomes.append)
+        assert [outcome.unprotected.cohort for outcome in outcomes] == [4 * town.PHONES] * ROUNDS
+        assert len(nodes.tasks) == 4 * ROUNDS
+        models.append(load_model(folder)["weights"].tobytes())
+    assert len(set(models)) == 1
 
 
-def test_nodes_that_are_late_are_waited_for_and_nodes_that_are_gone_are_counted(directory: Path) -> None:
-    """Some runtimes start the server first: without waiting, the first round would run with part of the population."""
-    nodes = town.Nodes([town.good] * 4)
-    grid, outcomes = nodes.grid(), []
+def test_the_first_node_is_waited_for(directory: Path) -> None:
+    """Some runtimes start the server first."""
+    grid, outcomes = town.Nodes([town.good] * 4).grid(), []
     known = list(grid.get_node_ids())
-    looks = iter([[], known[:2], known[:3], known, known, known[:1], known])
+    looks = iter([[], [], known, known[:1], known])
     grid.get_node_ids = lambda: next(looks)
     run_training(town.make_job(directory), grid, outcomes.append)
-    assert [outcome.unprotected.cohort for outcome in outcomes] == [4 * town.PHONES, town.PHONES, 4 * town.PHONES]
-    assert [outcome.unprotected.rejected for outcome in outcomes] == [{}, {Reason.FAILED: 3}, {}]
-    assert outcomes[1].unprotected.failures == ("3 of 4 nodes have gone",)
+    assert [outcome.unprotected.cohort for outcome in outcomes] == [4 * town.PHONES] * ROUNDS
 
 
 def test_nodes_that_never_come(directory: Path) -> None:
-    job = replace(town.make_job(directory), deadline_s=0.05)
-    with pytest.raises(RoundFailed, match=r"runtime.shards=4: only 2 nodes"):
-        run_training(job, town.Nodes([town.good] * 2).grid(), lambda outcome: None)
+    job = replace(town.make_job(directory), asking=Asking(0.05))
+    with pytest.raises(RoundFailed, match="no node is there"):
+        run_training(job, town.Nodes([]).grid(), lambda outcome: None)
+    assert not entries(directory, Charged)
+    assert len(entries(directory, Voided)) == 1
+
+
+def test_below_the_minimum_a_step_is_tried_again_with_the_same_cohort_and_nothing_released(directory: Path) -> None:
+    """An attempt that is given up is voided in the ledger: no draw occurred. The next one repeats the cohort's draw."""
+    calls = []
+
+    def fails_once(task: RoundTask) -> CohortReply:
+        calls.append(task)
+        if len(calls) == 2:
+            raise ZeroDivisionError
+        return town.good(task)
+
+    job = replace(town.make_job(directory), asking=Asking(5.0, minimum=1.0, attempts=2))
+    outcomes = town.train(job, town.Nodes([town.good, fails_once]))
+    assert [outcome.step for outcome in outcomes] == [0, 1, 2]
+    assert [task.step for task in calls] == [0, 1, 1, 2]
+    assert (calls[1].round_key, calls[1].attempt) == (calls[2].round_key, calls[2].attempt)
+    assert len(entries(directory, Charged)) == ROUNDS
+    (voided,) = entries(directory, Voided)
+    assert voided.sequence > entries(directory, Committed)[0].sequence
+
+
+def test_the_run_stops_after_its_attempts_and_charges_nothing_for_them(directory: Path) -> None:
+    job = replace(town.make_job(directory), asking=Asking(5.0, minimum=0.75, attempts=3))
+    with pytest.raises(RoundFailed, match=r"1 part\(s\) of the population accepted, at least 2 needed"):
+        town.train(job, town.Nodes([town.good, town.failing]))
+    assert not entries(directory, Charged)
+    assert len(entries(directory, Voided)) == 3
+
+
+def test_enough_answers_close_a_round_early(directory: Path) -> None:
+    """Over-selection: who is not among the first is counted as late, and never waited for."""
+    nodes = town.Nodes([town.good, town.good, town.good, town.failing])
+    job = replace(town.make_job(directory), asking=Asking(5.0, enough=0.5))
+    outcomes = town.train(job, nodes)
+    assert [outcome.unprotected.cohort for outcome in outcomes] == [2 * town.PHONES] * ROUNDS
+    assert [outcome.unprotected.rejected for outcome in outcomes] == [{Reason.LATE: 2}] * ROUNDS
 
 
 def test_rejections_inside_a_node_are_counted(directory: Path) -> None:

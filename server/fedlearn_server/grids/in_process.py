@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
-from flwr.app import Context, Message, RecordDict, UserConfig
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedlearn_server.node import NodeInfo, Run, failure_reply, identify_message, identify_process
+from fedlearn_server.flower import NodeInfo, Run, failure_reply, identify_message, identify_process
 
 RUN_ID = 1
 
@@ -22,9 +22,7 @@ class InProcessGrid(Grid):
 
     def __init__(self, client_app: ClientApp, nodes: int) -> None:
         self._client_app = client_app
-        self._contexts = {
-            node: _context(node, {"partition-id": node - 1, "num-partitions": nodes}) for node in range(1, nodes + 1)
-        }
+        self._contexts = {node: _context(node) for node in range(1, nodes + 1)}
         self._waiting: dict[str, Message] = {}
         self._ids = itertools.count(1)
         self._run: Run | None = None
@@ -87,8 +85,8 @@ class InProcessGrid(Grid):
 def run_in_process(server_app: ServerApp, client_app: ClientApp, nodes: int) -> None:
     """Run the ServerApp over ``nodes`` nodes in this process; its exceptions pass through."""
     grid = InProcessGrid(client_app, nodes)
-    server_app(grid, _context(0, {}))
+    server_app(grid, _context(0))
 
 
-def _context(node: int, node_config: UserConfig) -> Context:
-    return Context(RUN_ID, node, node_config, RecordDict(), {})
+def _context(node: int) -> Context:
+    return Context(RUN_ID, node, {}, RecordDict(), {})
