@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedlearn_server.deployment import Deployment, ProcessRecord, opened, processes
+from fedlearn_server.deployment.operator import open_control
 from fedlearn_server.flower import build_bundle
 
 Cli = Callable[[Sequence[str]], tuple[int, str]]

@@ -20,6 +20,7 @@ from fedlearn_server import flower
 from fedlearn_server.deployment import Deployment, down, opened, processes, status, up
 from fedlearn_server.deployment.certificates import issue_server, make_authority, now_utc, read_certificates
 from fedlearn_server.deployment.nodes import wait_until_online
+from fedlearn_server.deployment.operator import ensure_token
 from fedlearn_server.deployment.records import NOT_STARTED, ProcessRecord, new_deployment, saved
 from fedlearn_server.deployment.superlink import choose_port, wait_until_it_answers
 from fedlearn_server.flower import FlowerNode, FlowerRun
@@ -28,7 +29,7 @@ PYTHON = (sys.executable, "-ISc")
 """Starts in a tenth of the time."""
 SUPERLINK = """
 import subprocess, sys, time
-subprocess.Popen([sys.executable, "-ISc", "import time; time.sleep(60)", "flower-superexec"], start_new_session=True)
+subprocess.Popen([sys.executable, "-ISc", "import time; time.sleep(60)", "flwr-serverapp"], start_new_session=True)
 time.sleep(60)
 """
 NODE = """
@@ -48,6 +49,7 @@ class World:
     """What a SuperLink knows, and how it answers; ``deaf``: calls until it hears of nodes."""
 
     answers: bool = True
+    guarded: bool = True
     nodes: dict[bytes, FlowerNode] = field(default_factory=dict)
     revoked: set[bytes] = field(default_factory=set)
     runs: list[FlowerRun] = field(default_factory=list)
@@ -64,11 +66,14 @@ class World:
 class Control:
     """Stands for ControlLink."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, token: str | None = None) -> None:
         self.world = world
+        self.token = token
 
     def nodes(self) -> tuple[FlowerNode, ...]:
         self.answer()
+        if self.token is None and self.world.guarded:
+            raise SuperLinkRefused("refuses (403): This needs the token.")
         self.world.deaf -= 1
         self.world.heard += self.world.deaf < 0
         return tuple(replace(node, online_until=self.world.heard) for node in self.world.nodes.values())
@@ -125,7 +130,7 @@ class Fixture:
 @pytest.fixture
 def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fixture]:
     world = World()
-    monkeypatch.setattr(flower, "ControlLink", lambda address, ca: Control(world))
+    monkeypatch.setattr(flower, "ControlLink", lambda address, ca, token=None: Control(world, token))
     start_as(monkeypatch, SUPERLINK)
     yield Fixture(tmp_path / "d", world)
     if (tmp_path / "d" / "deployment.json").exists():
@@ -137,6 +142,7 @@ def start_as(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 
     def start(deployment: Deployment) -> ProcessRecord:
         layout = deployment.layout
+        ensure_token(deployment)
         layout.database.parent.mkdir(exist_ok=True)
         environ = {**os.environ, processes.IDENTITY: deployment.identity}
         record = processes.start([*PYTHON, script], environ, layout.directory, layout.superlink_log)
@@ -154,7 +160,7 @@ def kill(record: ProcessRecord) -> None:
 
 def test_starts_all_and_then_nothing_more(town: Fixture) -> None:
     first = town.up(2)
-    assert len(town.running()) == 4  # SuperLink, its helper, two nodes
+    assert len(town.running()) == 4  # SuperLink, a ServerApp, two nodes
     assert [node.node_id for node in first.nodes] == [2**63 + 1, 2**63 + 2]
     assert town.up() == first == opened(town.directory)
     assert len(town.running()) == 4
@@ -179,7 +185,7 @@ def test_only_what_was_killed_is_started(town: Fixture) -> None:
     third = town.up()
     assert (third.address, third.nodes) == (second.address, second.nodes)
     assert third.superlink != second.superlink
-    assert len(town.running()) == 4, "the helper of the SuperLink that was killed is gone"
+    assert len(town.running()) == 4, "the ServerApp of the SuperLink that was killed is gone"
 
 
 def test_what_an_interrupted_up_started_is_stopped(town: Fixture) -> None:
@@ -261,7 +267,7 @@ def test_a_node_ends_at_once(town: Fixture) -> None:
 def test_a_node_that_only_believes_it_is_online(town: Fixture) -> None:
     """It outlived its SuperLink and has not noticed; the new one has not heard of it."""
     deployment = town.up(1)
-    control = Control(town.world)
+    control = Control(town.world, "token")
     for node in control.nodes():
         town.world.nodes[node.public_key] = replace(node, status="offline")
     with pytest.raises(DeploymentRefused, match="node-1: online after"):
@@ -280,15 +286,20 @@ def test_up_waits_until_superlink_hears_of_nodes_that_outlived_it(town: Fixture)
     assert town.world.deaf > 0, "which is not needed where SuperLink was there before"
 
 
-def test_a_superlink_without_its_helper_is_started_again(town: Fixture) -> None:
-    first = town.up(1)
-    helper = next(member for member in processes.family(first.superlink) if member != first.superlink)
-    kill(helper)
-    assert any("starts ServerApps" in problem for problem in status(first).problems)
-    second = town.up()
-    assert second.superlink != first.superlink
-    assert second.nodes == first.nodes
-    assert status(second).is_well
+def test_a_superlink_that_obeys_anybody_is_stopped(town: Fixture) -> None:
+    town.world.guarded = False
+    with pytest.raises(DeploymentRefused, match="obeys whoever reaches its port"):
+        town.up(1)
+    assert not processes.is_running(opened(town.directory).superlink)
+
+
+def test_the_token_stays_and_is_closed_to_others(town: Fixture) -> None:
+    path = town.up(1).layout.operator_token
+    token = path.read_text()
+    assert (len(token.strip()), path.stat().st_mode & 0o077) == (64, 0)
+    kill(opened(town.directory).superlink)
+    town.up()
+    assert path.read_text() == token
 
 
 def test_another_version(town: Fixture) -> None:
@@ -343,7 +354,7 @@ def test_down_after_everything_was_killed(town: Fixture) -> None:
     first = town.up(1)
     for record in (first.superlink, first.nodes[0].process):
         kill(record)
-    assert len(town.running()) == 1, "the helper is left"
+    assert len(town.running()) == 1, "the ServerApp is left"
     town.down()
     assert town.running() == set()
 

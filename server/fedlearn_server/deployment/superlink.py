@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import sys
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 START_S: Final = 90.0
 """A loaded machine takes a minute to import Flower."""
 SUPERLINK_STOP_S: Final = 3.0
+PORTS: Final = range(18000, 32000)
+PORT_TRIES: Final = 100
 SERVER_APP_STOP_S: Final = 2.0
 _POLL_S: Final = 0.05  # nodes that come before they are registered wait for seconds
 _QUOTED_LINES: Final = 6
@@ -150,9 +153,15 @@ def _what_went_wrong(deployment: Deployment, error: Exception, too_late: bool) -
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """Return a free port below those that systems give to outgoing connections.
+
+    A node that looks for a SuperLink that was killed may be given the very port it calls as its own: on Linux it is
+    then connected to itself, and the port is taken.
+    """
+    for port in random.SystemRandom().sample(PORTS, k=PORT_TRIES):
+        if _is_free(port):
+            return port
+    raise DeploymentRefused(f"no free port found in {PORTS.start}..{PORTS.stop - 1}; name one: `--port PORT`.")
 
 
 def _is_free(port: int) -> bool:
