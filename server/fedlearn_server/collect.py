@@ -21,6 +21,7 @@ from fedlearn_server.message import CHALLENGE_BYTES, Question, pack_question, un
 SHORTEST_WAIT_S = 0.05
 LONGEST_WAIT_S = 0.5
 TTL_SLACK_S = 60.0
+LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,8 @@ class Conversation:
                 failure = f"no answer within {self._asking.deadline_s:g} s"
                 yield PartAnswer(partition, round_.asked_last[partition], b"", failure)
         finally:
-            self._late = dict(round_.open)
+            # a part that was asked twice and answered once is not late
+            self._late = {key: asked for key, asked in round_.open.items() if asked.partition in round_.waiting}
 
 
 class _Round:
@@ -243,7 +245,7 @@ def wait_for_nodes(grid: Grid, end: float) -> list[int]:
 
 def _answer(asked: _Asked, reply: Message) -> PartAnswer:
     if reply.has_error():
-        failure = reply.error.reason or f"error {reply.error.code}"
+        failure = (reply.error.reason or f"error {reply.error.code}")[:LONGEST_REASON]
         return PartAnswer(asked.partition, asked.node, b"", failure)
     try:
         return PartAnswer(asked.partition, asked.node, unpack_answer(reply.content, asked.challenge))

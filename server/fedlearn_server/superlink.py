@@ -28,7 +28,7 @@ SECRET_BYTES: Final = 32
 OPEN_PATHS: Final = ("/v1/fleet/", "/v1/runtime/")
 OPERATOR_TOKEN: Final = "--operator-token"  # noqa: S105 - a name
 HEALTH: Final = "/health"
-POLL_S: Final = 0.2
+POLL_S: Final = 0.5  # each look costs SuperLink as much as a node's
 RETRY_S: Final = 0.5
 
 logger = logging.getLogger(__name__)

@@ -136,6 +136,15 @@ def test_both_answers_of_a_part_that_was_asked_twice_come_and_one_counts() -> No
     assert [(answer.partition, answer.failure) for answer in found] == [(0, ""), (1, "")]
 
 
+def test_the_second_answer_of_a_part_that_comes_a_round_later_is_not_late() -> None:
+    grid = SlowGrid([20, 21, 22, 23, 24, 25, 26, 60, 60, 60], nodes=2)
+    conversation = Conversation(grid, "{}", 1, Asking(30.0, resend_s=0.005))
+    (first,) = conversation.ask(b"first", 0)
+    assert len(grid.asked) > 1, "the premise: it was asked twice"
+    assert not first.failure
+    assert all(answer.reason is not Reason.LATE for answer in conversation.ask(b"second", 1))
+
+
 def test_a_lost_node_is_replaced_at_once() -> None:
     """SuperLink says that a node has gone: no need to wait for the time of asking again."""
     lost: list[int] = []
