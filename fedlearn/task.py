@@ -87,8 +87,3 @@ class CohortReply:
 def shard(population: int, partition: int, partitions: int) -> range:
     """Positions of the phones that partition ``partition`` of ``partitions`` hosts, by striding over the population."""
     return range(partition, population, partitions)
-
-
-def largest_shard(population: int, partitions: int) -> int:
-    """Most phones any one partition hosts: what a node may speak for."""
-    return -(-population // partitions)

@@ -20,7 +20,7 @@ from fedlearn.models import ClientExamples, MatchModel
 from fedlearn.privacy.grid import grid_step, to_grid
 from fedlearn.privacy.sampling import RoundKey, included
 from fedlearn.rng import simulation_rng
-from fedlearn.task import CohortReply, RoundTask, largest_shard, shard
+from fedlearn.task import CohortReply, RoundTask, shard
 from fedlearn.terms import CohortSchedule, TrainingTerms
 from fedlearn.types import Level
 from fedlearn.wire import decode_reply, encode_reply, task_digest
@@ -152,7 +152,7 @@ def test_shards_include_the_same_phones_and_give_the_same_sum(shards: int) -> No
     np.testing.assert_array_equal(one.bounded_sum(2, CLIP).values, many.bounded_sum(2, CLIP).values)
     assert one.count == many.count == len(expected)
     assert sum(reply.trained for reply in parts) == whole[0].trained
-    assert all(reply.contribution.count <= largest_shard(len(PHONES), shards) for reply in parts)
+    assert all(reply.contribution.count <= len(shard(len(PHONES), 0, shards)) for reply in parts)
 
 
 def test_another_key_draws_another_cohort() -> None:
