@@ -21,7 +21,7 @@ from flwr.app import Message, RecordDict
 from fedlearn.errors import FedlearnError, SuperLinkRefused, SuperLinkUnreachable
 from fedlearn_server.flower import failure_reply
 from fedlearn_server.metrics import NodeMetrics, error_code
-from fedlearn_server.node_pace import Pace
+from fedlearn_server.node_pace import Pace, Rhythm
 from fedlearn_server.node_state import NodeDirectory, NodeState
 from fedlearn_server.node_stop import Stop
 
@@ -134,20 +134,20 @@ class Node:
 
     def _serve(self) -> None:
         """Answer until the end is wished, or the link fails."""
-        wait, worked = self._pace.shortest, time.monotonic()
+        rhythm = Rhythm(self._pace, time.monotonic())
         while True:
             self._push()
             if self._stop.wished:
                 return
+            asked = time.monotonic()
             message = self._link.pull()
+            pulled = time.monotonic()
             self._online()
-            if message is not None:
+            if message is None:
+                self._stop.wait(rhythm.empty(pulled - asked, pulled))
+            else:
                 self._unsent = self._answer(message)
-                wait, worked = self._pace.shortest, time.monotonic()
-                continue
-            self._stop.wait(wait)
-            idle = time.monotonic() - worked > self._pace.idle_after
-            wait = min(2.0 * wait, self._pace.idle if idle else self._pace.longest)
+                rhythm.question(pulled, time.monotonic())
 
     def _answer(self, message: Message) -> Message:
         started = time.monotonic()

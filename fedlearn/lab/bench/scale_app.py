@@ -21,7 +21,7 @@ from fedlearn.types import Contribution, Level
 from fedlearn.wire import task_digest
 from fedlearn_server.app import ORDER, make_client_app
 from fedlearn_server.collect import Asking
-from fedlearn_server.flower import limit_retries
+from fedlearn_server.flower import guard_replies, limit_retries
 from fedlearn_server.hosting import NodeFunction
 from fedlearn_server.job import ServerOptimizerSettings, TrainingJob
 from fedlearn_server.round import RoundOutcome
@@ -186,6 +186,7 @@ client_app = make_client_app(lambda: open_null)
 @app.main()
 def _serve(grid: Grid, context: Context) -> None:
     limit_retries(grid, SILENCE_S)
+    guard_replies(grid)
     run_order(grid, read_order(str(context.run_config[ORDER])))
 
 
