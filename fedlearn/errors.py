@@ -11,7 +11,8 @@ Every leaf carries a stable ``code``; ``docs/errors.md`` has one entry per code 
     |  |- DataMissing         FL201  a file is not where data.root says
     |  |- DataCorrupt         FL202  a file is there but cannot be read
     |  |- EmptyPopulation     FL203  no device, or no device with an example
-    |  '- CatalogueMismatch   FL204  a Query was made against another catalogue
+    |  |- CatalogueMismatch   FL204  a Query was made against another catalogue
+    |  '- DataMismatch        FL205  two sides of a run have different data
     |- WireError              FL300  bytes that are not one of our messages
     |  |- MalformedMessage    FL301  undecodable, or a required field is absent
     |  |- MessageTooLarge     FL302  over the size cap
@@ -36,7 +37,8 @@ Every leaf carries a stable ``code``; ``docs/errors.md`` has one entry per code 
     |  |- SuperLinkUnreachable FL705 no answer from SuperLink; to be tried again
     |  |- SuperLinkRefused    FL706  SuperLink answers and refuses: key, certificate, version
     |  |- CodeMismatch        FL707  the two sides run different code
-    |  '- DeploymentRefused   FL708  a local deployment that cannot be started or stopped as asked
+    |  |- DeploymentRefused   FL708  a local deployment that cannot be started or stopped as asked
+    |  '- GatewayStoreFailed  FL709  a gateway's database cannot be used; nothing was acknowledged
     |- TrustError             FL800  a signed document that may not be used
     |  |- PolicyInvalid       FL801  not a policy, or one that contradicts itself
     |  |- SignatureRefused    FL802  unsigned, signed by too few, or by nobody on the roster
@@ -117,6 +119,12 @@ class CatalogueMismatch(DataError):
     """A Query was made against another catalogue."""
 
     code = "FL204"
+
+
+class DataMismatch(DataError):
+    """The data on this side of a run are not the run's."""
+
+    code = "FL205"
 
 
 class WireError(FedlearnError):
@@ -293,6 +301,12 @@ class DeploymentRefused(RunError):
     code = "FL708"
 
 
+class GatewayStoreFailed(RunError):
+    """A gateway's database cannot be used: full disk, gone, or held too long. Nothing was acknowledged."""
+
+    code = "FL709"
+
+
 class TrustError(FedlearnError):
     """A signed document that may not be used."""
 
@@ -370,6 +384,7 @@ class Refusal(StrEnum):
     CONSENT = "no_consent"
     CONDITIONS = "conditions"
     CLOCK = "clock_moved"
+    LEDGER = "ledger"
 
 
 class TaskRefused(DeviceError):
@@ -392,9 +407,13 @@ class WorkerFailed(DeviceError):
 
 
 class TransportFailed(DeviceError):
-    """The gateway cannot be reached, or answered nonsense; to be tried again later."""
+    """The gateway cannot be reached, answered nonsense, or denied the call (``denial``); to be tried again later."""
 
     code = "FL907"
+
+    def __init__(self, detail: str, denial: str = "") -> None:
+        super().__init__(detail)
+        self.denial = denial
 
 
 class RateLimited(DeviceError):

@@ -50,14 +50,23 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Replace ``path`` so that a crash, or a power cut, leaves either the old content or the new."""
+    """Replace ``path`` so that a crash, or a power cut, leaves either the old content or the new.
+
+    Raises:
+        OSError: the system's, always with the name of a file: a full disk has none in its own words.
+    """
     partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_directory(path.parent)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def _missing(variable: str) -> MissingDependency:

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from fedlearn.codec import codec_by_name, valid_scale
+from fedlearn.codec import Codec, codec_by_name, valid_scale
 from fedlearn.errors import (
     CodecRefused,
     ContributionRejected,
@@ -57,6 +57,11 @@ class FoldTerms:
         """Size cap of one contribution's message."""
         return 8 * self.dimension + ENVELOPE_BYTES
 
+    @property
+    def sum_codec(self) -> Codec:
+        """Codec of the sum."""
+        return codec_by_name("f64" if self.grid_step is None else "grid64")
+
 
 class Fold:
     """Adds contributions as they arrive, holding one vector whatever their number.
@@ -69,8 +74,7 @@ class Fold:
 
     def __init__(self, terms: FoldTerms) -> None:
         self._terms = terms
-        self._codec = codec_by_name("f64" if terms.grid_step is None else "grid64")
-        self._sum = np.zeros(terms.dimension, dtype=self._codec.dtype)
+        self._sum = np.zeros(terms.dimension, dtype=terms.sum_codec.dtype)
         self._nonces: set[bytes] = set()
         self.count = 0
         self.accepted = 0
@@ -87,19 +91,11 @@ class Fold:
             the contribution if it was added, else None.
         """
         try:
-            contribution = decode()
-            self._check(contribution, reserved)
+            contribution = checked(decode, self._terms, reserved)
+            self._require_new(contribution)
+            self._require_room(contribution)
         except ContributionRejected as error:
             self.rejected[error.reason] += 1
-            return None
-        except MessageTooLarge:
-            self.rejected[Reason.OVERSIZE] += 1
-            return None
-        except CodecRefused:
-            self.rejected[Reason.WRONG_DTYPE] += 1
-            return None
-        except WireError:
-            self.rejected[Reason.MALFORMED] += 1
             return None
         self._nonces.add(contribution.nonce)
         self._sum = codec_by_name(contribution.codec).add(self._sum, contribution.values)
@@ -121,21 +117,11 @@ class Fold:
         values = self._sum.astype(np.float64) if grid_step is None else from_grid(self._sum.astype(np.int64), grid_step)
         return BoundedSum(values, l2_sensitivity, grid_step, step, self.count)
 
-    def _check(self, contribution: Contribution, reserved: int) -> None:
-        terms = self._terms
-        if contribution.level is not terms.level:
-            raise ContributionRejected(Reason.WRONG_LEVEL, f"level {contribution.level}, expected {terms.level}")
-        if contribution.task_digest != terms.task_digest:
-            raise ContributionRejected(Reason.WRONG_TASK, "answers another task")
-        self._check_encoding(contribution)
+    def _require_new(self, contribution: Contribution) -> None:
         if contribution.nonce in self._nonces:
             raise ContributionRejected(Reason.DUPLICATE, "nonce was seen before")
-        if contribution.count > reserved or (terms.level is Level.PHONE and contribution.count != 1):
-            raise ContributionRejected(Reason.OVER_COUNT, f"speaks for {contribution.count} phones, has {reserved}")
-        self._check_norm(contribution)
-        self._check_room(contribution)
 
-    def _check_room(self, contribution: Contribution) -> None:
+    def _require_room(self, contribution: Contribution) -> None:
         """Each vector is within count * C by now; while all counts together fit the grid, int64 cannot wrap."""
         if self._terms.grid_step is None:
             return
@@ -144,35 +130,71 @@ class Fold:
         except OutOfRange as error:
             raise ContributionRejected(Reason.OVER_COUNT, str(error)) from error
 
-    def _check_encoding(self, contribution: Contribution) -> None:
-        try:
-            codec = codec_by_name(contribution.codec)
-        except CodecRefused as error:
-            raise ContributionRejected(Reason.WRONG_DTYPE, str(error)) from error
-        if codec.sum_name != self._codec.name or contribution.values.dtype != codec.dtype:
-            detail = f"{contribution.codec} of {contribution.values.dtype} cannot enter a {self._codec.name} sum"
-            raise ContributionRejected(Reason.WRONG_DTYPE, detail)
-        expected = self._terms.grid_step or 1.0
-        if not valid_scale(codec, contribution.scale) or contribution.scale != expected:
-            raise ContributionRejected(Reason.WRONG_DTYPE, f"scale {contribution.scale}, expected {expected}")
-        if contribution.values.shape != (self._terms.dimension,):
-            detail = f"shape {contribution.values.shape}, expected ({self._terms.dimension},)"
-            raise ContributionRejected(Reason.WRONG_SHAPE, detail)
 
-    def _check_norm(self, contribution: Contribution) -> None:
-        vector = codec_by_name(contribution.codec).decode(contribution.values, contribution.scale)
-        if not np.isfinite(vector).all():
-            raise ContributionRejected(Reason.NOT_FINITE, "NaN or infinity in the vector")
-        bound = contribution.count * Fraction(self._terms.l2_clip_norm)
-        rounded = self._terms.level is Level.COHORT and self._terms.grid_step is None
-        longest = bound * Fraction(1.0 + COHORT_NORM_SLACK) if rounded else bound
-        if _longer(contribution, vector, longest):
-            raise ContributionRejected(Reason.OVER_NORM, f"norm over the bound {float(bound):.6g}")
-        # the claim is count * C in f64 arithmetic
-        if not contribution.l2_bound <= float(bound) * (1.0 + COHORT_NORM_SLACK):
-            raise ContributionRejected(
-                Reason.OVER_NORM, f"claims the bound {contribution.l2_bound:.6g}, allowed is {float(bound):.6g}"
-            )
+def checked(decode: Callable[[], Contribution], terms: FoldTerms, reserved: int = 1) -> Contribution:
+    """Return the contribution that ``decode`` returns, if it may enter the sum.
+
+    Guarantee: its vector is finite, of the right shape and encoding, answers the task of ``terms``, and has norm <=
+    ``l2_clip_norm`` (phone) or <= ``count * l2_clip_norm`` (cohort). Whether it was seen before, and whether the sum
+    has room for it, is the caller's to know.
+
+    Args:
+        decode: parses the message; a WireError counts as malformed, oversize or, for its codec, wrong dtype.
+        terms: what it must satisfy.
+        reserved: most phones this sender may speak for.
+
+    Raises:
+        ContributionRejected: with the reason to count.
+    """
+    try:
+        contribution = decode()
+    except MessageTooLarge as error:
+        raise ContributionRejected(Reason.OVERSIZE, str(error)) from error
+    except CodecRefused as error:
+        raise ContributionRejected(Reason.WRONG_DTYPE, str(error)) from error
+    except WireError as error:
+        raise ContributionRejected(Reason.MALFORMED, str(error)) from error
+    if contribution.level is not terms.level:
+        raise ContributionRejected(Reason.WRONG_LEVEL, f"level {contribution.level}, expected {terms.level}")
+    if contribution.task_digest != terms.task_digest:
+        raise ContributionRejected(Reason.WRONG_TASK, "answers another task")
+    _require_encoding(contribution, terms)
+    if contribution.count > reserved or (terms.level is Level.PHONE and contribution.count != 1):
+        raise ContributionRejected(Reason.OVER_COUNT, f"speaks for {contribution.count} phones, has {reserved}")
+    _require_norm(contribution, terms)
+    return contribution
+
+
+def _require_encoding(contribution: Contribution, terms: FoldTerms) -> None:
+    try:
+        codec = codec_by_name(contribution.codec)
+    except CodecRefused as error:
+        raise ContributionRejected(Reason.WRONG_DTYPE, str(error)) from error
+    if codec.sum_name != terms.sum_codec.name or contribution.values.dtype != codec.dtype:
+        detail = f"{contribution.codec} of {contribution.values.dtype} cannot enter a {terms.sum_codec.name} sum"
+        raise ContributionRejected(Reason.WRONG_DTYPE, detail)
+    expected = terms.grid_step or 1.0
+    if not valid_scale(codec, contribution.scale) or contribution.scale != expected:
+        raise ContributionRejected(Reason.WRONG_DTYPE, f"scale {contribution.scale}, expected {expected}")
+    if contribution.values.shape != (terms.dimension,):
+        detail = f"shape {contribution.values.shape}, expected ({terms.dimension},)"
+        raise ContributionRejected(Reason.WRONG_SHAPE, detail)
+
+
+def _require_norm(contribution: Contribution, terms: FoldTerms) -> None:
+    vector = codec_by_name(contribution.codec).decode(contribution.values, contribution.scale)
+    if not np.isfinite(vector).all():
+        raise ContributionRejected(Reason.NOT_FINITE, "NaN or infinity in the vector")
+    bound = contribution.count * Fraction(terms.l2_clip_norm)
+    rounded = terms.level is Level.COHORT and terms.grid_step is None
+    longest = bound * Fraction(1.0 + COHORT_NORM_SLACK) if rounded else bound
+    if _longer(contribution, vector, longest):
+        raise ContributionRejected(Reason.OVER_NORM, f"norm over the bound {float(bound):.6g}")
+    # the claim is count * C in f64 arithmetic
+    if not contribution.l2_bound <= float(bound) * (1.0 + COHORT_NORM_SLACK):
+        raise ContributionRejected(
+            Reason.OVER_NORM, f"claims the bound {contribution.l2_bound:.6g}, allowed is {float(bound):.6g}"
+        )
 
 
 def _longer(contribution: Contribution, vector: F64, bound: Fraction) -> bool:

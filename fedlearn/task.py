@@ -13,6 +13,9 @@ from fedlearn.errors import Reason
 from fedlearn.terms import CohortSchedule, TrainingTerms
 from fedlearn.types import Contribution
 
+LARGEST_LOSS = float(np.finfo(np.float32).max)
+"""Of one phone, in size. A node leaves a larger one out of its figure, and a figure that holds one is refused."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoundTask:
@@ -69,7 +72,7 @@ class CohortReply:
 
     Args:
         contribution: the cohort's sum.
-        loss_sum: sum over trained phones of the mean loss before training.
+        loss_sum: sum over trained phones of the mean loss before training, where that is ``LARGEST_LOSS`` at most.
         trained: included phones with at least one example.
         clipped: phones whose update was shrunk.
         norm_sum: sum of update norms before clipping.

@@ -15,7 +15,9 @@ from typing import Any, Final
 from fedlearn.errors import StoreFailed
 from fedlearn_client import zcdp
 
-MAX_BYTES: Final = 16 * 1024
+MAX_BYTES: Final = 14 * 1024
+"""Of the 16 KiB that a KeyStore holds; ``shared_anchor`` has the rest."""
+
 MOST_RUNS: Final = 100
 VERSION: Final = 1
 DIGEST_BYTES: Final = 32
@@ -101,7 +103,7 @@ def beginning(root: bytes) -> History:
 
 
 def to_anchor(history: History) -> bytes:
-    """Return at most 16 KiB: the newest runs, and the sum of the others."""
+    """Return at most ``MAX_BYTES``: the newest runs, and the sum of the others."""
     newest = sorted(history.runs, key=lambda key: (history.runs[key].order, key), reverse=True)
     kept = MOST_RUNS
     while True:

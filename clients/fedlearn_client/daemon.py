@@ -45,6 +45,7 @@ from fedlearn_client.installed import Installed
 from fedlearn_client.intake import Intake
 from fedlearn_client.memory import give_back, keep_small, leave_no_dump
 from fedlearn_client.participation import Participations
+from fedlearn_client.pins import LedgerPins
 from fedlearn_client.readiness import Readiness
 from fedlearn_client.reading import Reading
 from fedlearn_client.receipts import Receipts
@@ -61,6 +62,8 @@ from fedlearn_client.services.runtime import RuntimeServicer
 from fedlearn_client.services.signals import SignalsServicer
 from fedlearn_client.services.table import handlers
 from fedlearn_client.settings import Settings
+from fedlearn_client.shared_anchor import SharedAnchor
+from fedlearn_client.standing import Standing, uplink_of
 from fedlearn_client.store.database import Database
 from fedlearn_client.store.facts import Facts
 from fedlearn_client.store.private_parameters import PrivateParameters
@@ -96,10 +99,10 @@ class Hooks:
 
 
 def linux_hooks(settings: Settings) -> Hooks:
-    """Return the defaults for a Linux phone without an uplink.
+    """Return the defaults for a Linux phone; its uplink is the gateway of the settings, where they name one.
 
     Raises:
-        ConfigError: the callers file cannot be used.
+        ConfigError: the callers file or the gateway's CA cannot be used.
         StoreFailed: the key directory is not this user's own.
     """
     from fedlearn_client.linux.attestation import NoAttestation  # noqa: PLC0415 - a port brings its own
@@ -108,7 +111,6 @@ def linux_hooks(settings: Settings) -> Hooks:
     from fedlearn_client.linux.clock import LinuxClock  # noqa: PLC0415
     from fedlearn_client.linux.conditions import LinuxConditions  # noqa: PLC0415
     from fedlearn_client.linux.keystore import FileKeyStore  # noqa: PLC0415
-    from fedlearn_client.transport import NoTransport  # noqa: PLC0415
 
     callers = CallersFile(settings.callers, settings.socket)
     make_private(settings.directory)
@@ -118,10 +120,20 @@ def linux_hooks(settings: Settings) -> Hooks:
         keystore=FileKeyStore(settings.key_directory, random_bytes=clock.random_bytes),
         attestation=NoAttestation(),
         callers=callers,
-        transport=NoTransport(),
+        transport=_transport(settings, clock),
         clock_rng=clock,
         audit=JsonLines(settings.log_file, clock),
     )
+
+
+def _transport(settings: Settings, clock: ClockAndRng) -> Transport:
+    if settings.gateway_ca is None:
+        from fedlearn_client.transport import NoTransport  # noqa: PLC0415
+
+        return NoTransport()
+    from fedlearn_client.network import GatewayTransport, read_ca  # noqa: PLC0415
+
+    return GatewayTransport(settings.gateway, read_ca(settings.gateway_ca), random_bytes=clock.random_bytes)
 
 
 def make_private(directory: Path) -> None:
@@ -155,7 +167,7 @@ class Daemon:
         """Open the store, finish what was left, and serve.
 
         Raises:
-            ConfigError: the socket cannot be served; nothing was opened.
+            ConfigError: the socket cannot be served, or the credential cannot be read; nothing was opened.
             StoreFailed: the store cannot be opened, or a destruction that had begun cannot be finished.
         """
         try:
@@ -227,6 +239,7 @@ class _Parts:
         self._settings = settings
         self._hooks = hooks
         clock_rng, keystore = hooks.clock_rng, hooks.keystore
+        self._uplink = uplink_of(settings)
         self.database = Database.open(settings.directory, keystore, clock_rng, max_bytes=settings.store_max_bytes)
         life.callback(self.database.close)
         self.facts = Facts(self.database)
@@ -259,7 +272,9 @@ class _Parts:
             self.consent, self.signals, self.installed.domain, self.reading.index, clock_rng
         )
         self.conditions = StricterConditions(hooks.conditions)
-        self.participations = Participations(self.database, keystore, clock_rng)
+        anchor = SharedAnchor(keystore)
+        self.participations = Participations(self.database, anchor.history, clock_rng)
+        self.pins = LedgerPins(self.facts, anchor.pins, hooks.audit)
         self.runs = RunLog(self.database, clock_rng)
         self.scheduler = self._scheduler()
         life.callback(self.scheduler.stop)
@@ -306,6 +321,17 @@ class _Parts:
         self.consent.policy_changed()
         self.scheduler.wake()
 
+    def _calls(self) -> GatewayCalls:
+        hooks = self._hooks
+        return GatewayCalls(
+            hooks.transport,
+            hooks.attestation,
+            self.egress,
+            hooks.clock_rng,
+            keystore=hooks.keystore,
+            credential=self._uplink.credential,
+        )
+
     def _scheduler(self) -> Scheduler:
         clock_rng, hooks = self._hooks.clock_rng, self._hooks
         readiness = Readiness(
@@ -326,7 +352,9 @@ class _Parts:
             participations=self.participations,
             workers=self.workers,
             private=PrivateParameters(self.database, hooks.keystore, clock_rng),
-            calls=GatewayCalls(hooks.transport, hooks.attestation, self.egress, clock_rng),
+            calls=self._calls(),
+            standing=Standing(self.facts, clock_rng, self._uplink.mark),
+            pins=self.pins,
             egress=self.egress,
             runs=self.runs,
             clock_rng=clock_rng,

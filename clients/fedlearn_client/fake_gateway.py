@@ -1,8 +1,9 @@
 """``FakeGateway``: the other end of ``Transport``, in memory.
 
-It speaks ``gateway.proto`` bytes, hands out signed tasks of one run step by step, and keeps every
-request's bytes so that a test can search them for what must not leave. It can be told to misbehave: ``fail_next`` for
-one of the ``Fault`` kinds, ``alter`` for any lie in a task. ::
+It speaks ``gateway.proto`` bytes, checks the signatures of check-ins, hands out signed tasks of one run step by step,
+and keeps every request's bytes so that a test can search them for what must not leave. It can be told to misbehave:
+``fail_next`` for one of the ``Fault`` kinds, ``alter`` for any lie in a task, ``denial`` for a gateway that gives none.
+With ``credentials`` it knows only phones that enrolled with one of them. ::
 
     gateway = FakeGateway(plan, weights, signing_key, clock_rng=FakeClock())
     gateway.fail_next(Method.UPLOAD, Fault.REPLY_LOST)
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -22,6 +23,7 @@ from google.protobuf.message import DecodeError
 
 from fedlearn.device.plan import DevicePlan
 from fedlearn.device.plan_codec import plan_digest
+from fedlearn.device.requests import Denial, Signed, is_signed
 from fedlearn.device.task import TOKEN_BYTES, DeviceTask
 from fedlearn.device.task_codec import Signer, sign_task
 from fedlearn.errors import TransportFailed
@@ -46,6 +48,7 @@ class Fault(StrEnum):
     ENDLESS_WEIGHTS = "endless_weights"  # Fetch: says that there are many more bytes
     LATE = "late"  # Upload: dropped unread
     REJECTED = "rejected"  # Upload
+    DENIED = "denied"  # an error that names a denial, instead of a reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +71,12 @@ class FakeGateway:
         round_size: that tasks promise.
         task_seconds: life of a task.
         retry_after_s: what a reply without a task says.
+        credentials: that phones may enrol with, each for one key; None: every phone is known, and none need enrol.
 
     ``step`` and ``attempt`` are what the next task says; ``advance`` goes on to the next step. ``requests`` has every
     request that arrived, ``contributions`` what was accepted, by token. ``on_call`` is called before each call, for a
-    test that moves the clock or withdraws consent while a request is on its way.
+    test that moves the clock or withdraws consent while a request is on its way. ``denial`` is why no check-in gets a
+    task; ``checkpoint`` is the ledger's, with each task and acknowledgement; ``known`` has the enrolled keys.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class FakeGateway:
         round_size: int = 1_000,
         task_seconds: float = 3_600.0,
         retry_after_s: int = 900,
+        credentials: Collection[bytes] | None = None,
     ) -> None:
         self.plan = plan
         self.weights = weights
@@ -96,11 +102,17 @@ class FakeGateway:
         self.attempt = 0
         self.status = b""
         self.status_version = 0
+        self.denial: Denial | None = None
+        self.checkpoint = b""
+        self.known: dict[bytes, bytes] = {}
+        self.hangups = 0
         self.alter: Callable[[DeviceTask], DeviceTask] = _unchanged
         self.on_call: Callable[[Method], None] = _nothing
         self.requests: list[Seen] = []
         self.tasks: dict[bytes, DeviceTask] = {}
         self.contributions: dict[bytes, bytes] = {}
+        self._credentials = credentials
+        self._nonces: set[bytes] = set()
         self._signer = signer
         self._clock_rng = clock_rng
         self._faults: dict[Method, deque[Fault]] = {method: deque() for method in Method}
@@ -112,9 +124,11 @@ class FakeGateway:
         if fault is Fault.UNREACHABLE:
             raise TransportFailed("The gateway cannot be reached.")
         self.requests.append(Seen(method, bytes(request)))
-        answer = {Method.CHECK_IN: self._check_in, Method.FETCH: self._fetch, Method.UPLOAD: self._upload}[method]
+        if fault is Fault.DENIED:
+            raise TransportFailed("The gateway denied the call.", denial=str(self.denial or Denial.BUSY))
+        answers = (self._enrol, self._check_in, self._fetch, self._upload)
         try:
-            reply = answer(request, fault)
+            reply = dict(zip(Method, answers, strict=True))[method](request, fault)
         except DecodeError as error:
             raise TransportFailed(f"The gateway answered that the {method} request is no message.") from error
         if fault is Fault.REPLY_LOST:
@@ -122,6 +136,9 @@ class FakeGateway:
         if fault is Fault.GARBAGE:
             return b"\xff\xfe" + self._clock_rng.random_bytes(62)
         return b"" if fault is Fault.EMPTY else reply
+
+    def hang_up(self) -> None:
+        self.hangups += 1
 
     def fail_next(self, method: Method, fault: Fault, times: int = 1) -> None:
         """Let the next ``times`` calls of ``method`` go wrong; further orders queue behind."""
@@ -140,14 +157,44 @@ class FakeGateway:
         """Return all bytes that arrived, or those of one method, in order: to be searched."""
         return b"".join(seen.body for seen in self.requests if method is None or seen.method is method)
 
+    def _enrol(self, request: bytes, fault: Fault | None) -> bytes:
+        del fault
+        asked = pb.EnrolRequest.FromString(request)
+        denial = self._signature_denial(asked) or self.denial
+        used_by = {credential: key for key, credential in self.known.items()}
+        is_good = asked.credential in (self._credentials or ())
+        if denial is None and not (is_good and used_by.get(asked.credential, asked.device_key) == asked.device_key):
+            denial = Denial.CREDENTIAL
+        if denial is not None:
+            return pb.EnrolReply(outcome=pb.EnrolReply.OUTCOME_REFUSED, reason=denial).SerializeToString()
+        self.known[asked.device_key] = asked.credential
+        return pb.EnrolReply(outcome=pb.EnrolReply.OUTCOME_ENROLLED).SerializeToString()
+
+    def _signature_denial(self, asked: Signed) -> Denial | None:
+        """Return what is wrong with a signed request, whoever sent it. Its time is not looked at: clocks are moved."""
+        if not is_signed(asked):
+            return Denial.SIGNATURE
+        if asked.nonce in self._nonces:
+            return Denial.REPLAYED
+        self._nonces.add(asked.nonce)
+        return None
+
     def _check_in(self, request: bytes, fault: Fault | None) -> bytes:
         asked = pb.CheckInRequest.FromString(request)
         reply = pb.CheckInReply(retry_after_s=self.retry_after_s)
         if asked.status_version < self.status_version:
             reply.status = self.status
+        denial = self._signature_denial(asked)
+        if denial is None and self._credentials is not None and asked.device_key not in self.known:
+            denial = Denial.UNKNOWN
+        denial = denial or self.denial
+        if denial is not None:
+            reply.reason, reply.time_ms = denial, round(self._clock_rng.now() * 1000)
+            return reply.SerializeToString()
         wanted = (asked.population, asked.purpose) == (self.plan.population, self.plan.purpose)
         if wanted and self.step < self.plan.mechanism.steps and fault is not Fault.NO_TASK:
             reply.task.ParseFromString(self._signed_task(fault))
+            reply.ledger_checkpoint = self.checkpoint
         return reply.SerializeToString()
 
     def _signed_task(self, fault: Fault | None) -> bytes:
@@ -194,7 +241,7 @@ class FakeGateway:
     def _upload(self, request: bytes, fault: Fault | None) -> bytes:
         sent = pb.UploadRequest.FromString(request)
         outcome, reason = self._take(sent, fault)
-        return pb.UploadReply(outcome=outcome, reason=reason).SerializeToString()
+        return pb.UploadReply(outcome=outcome, reason=reason, ledger_checkpoint=self.checkpoint).SerializeToString()
 
     def _take(self, sent: pb.UploadRequest, fault: Fault | None) -> tuple[pb.UploadReply.Outcome, str]:
         task = self.tasks.get(sent.token)

@@ -84,13 +84,17 @@ class HandOver:
             if not self._depart(entry, private):
                 return Outcome(runs.SENT if left else runs.DESTROYED, Retry.PERMANENT)
             left = True
-            outcome = _OUTCOMES[rooms.calls.upload(entry).outcome]
+            reply = rooms.calls.upload(entry)
+            outcome = _OUTCOMES[reply.outcome]
             with rooms.database.transaction() as connection:
                 rooms.egress.mark(entry.id, State.ACKNOWLEDGED, connection)
                 rooms.runs.close(entry, outcome, connection)
         except (StoreFailed, TransportFailed) as error:
             rooms.audit.record("upload_waits", {"code": error.code})
             return Outcome(runs.SENT if left else runs.PREPARED, Retry.TRANSIENT)
+        bundle = rooms.installed.bundle_for(entry.purpose)
+        if bundle is not None:
+            rooms.pins.notice(reply.ledger_checkpoint, bundle)
         return Outcome(outcome, Retry.PERMANENT)
 
     def _may_leave(self, entry: Entry) -> bool:

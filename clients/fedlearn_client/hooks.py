@@ -8,7 +8,7 @@ hook                 what the phone must answer                      Linux defau
 ``Attestation``      proof of the runtime for the gateway            ``linux.attestation`` (none)
 ``CallerIdentity``   who is behind a transport's peer                ``linux.callers`` (uid table)
 ``ExampleIterator``  occasions to train on, from granted streams     ``examples.StoredExamples``
-``Transport``        one request to the gateway                      ``transport`` (none until the uplink)
+``Transport``        one request to the gateway                      ``network`` (gRPC, TLS), or none
 ``ClockAndRng``      time, and randomness that protects              ``linux.clock``
 ``AuditSink``        the phone maker's own log; no payloads          ``linux.audit`` (JSON lines)
 ===================  ==============================================  ====================================
@@ -171,6 +171,7 @@ class ExampleIterator(Protocol):
 class Method(StrEnum):
     """Methods of the gateway protocol (``gateway.proto``)."""
 
+    ENROL = "Enrol"
     CHECK_IN = "CheckIn"
     FETCH = "Fetch"
     UPLOAD = "Upload"
@@ -180,7 +181,15 @@ class Transport(Protocol):
     """Carries one request to the gateway: the only way bytes leave the phone."""
 
     def call(self, method: Method, request: bytes) -> bytes:
-        """Return the reply's bytes; raise TransportFailed where none arrives."""
+        """Return the reply's bytes; raise TransportFailed where none arrives, with ``denial`` where that is told."""
+        ...
+
+    def hang_up(self) -> None:
+        """Close what is open, and end the call under way, if any; must not raise.
+
+        Called from any thread, before a training, at the end of a round and at the daemon's: no connection is kept
+        while nothing is asked. The next ``call`` begins anew.
+        """
         ...
 
 

@@ -26,8 +26,8 @@ from fedlearn.device.task import DeviceTask
 from fedlearn.errors import Refusal, TaskRefused
 from fedlearn.policy.document import DeviceCaps
 from fedlearn_client import zcdp
-from fedlearn_client.anchor import DIGEST_BYTES, History, beginning, from_json, merged, to_anchor, to_json
-from fedlearn_client.hooks import ClockAndRng, KeyStore
+from fedlearn_client.anchor import DIGEST_BYTES, MAX_BYTES, History, beginning, from_json, merged, to_anchor, to_json
+from fedlearn_client.hooks import ClockAndRng
 from fedlearn_client.participation_rows import (
     NO_FIGURES,
     Connection,
@@ -42,6 +42,7 @@ from fedlearn_client.participation_rows import (
     rows_after,
 )
 from fedlearn_client.participation_rules import first_sight, next_cost
+from fedlearn_client.shared_anchor import Anchor
 
 CLOCK_TOLERANCE_S: Final = 600.0
 SIGNED_TIME_HOLDS_S: Final = 86_400.0
@@ -103,16 +104,16 @@ class Participations:
 
     Args:
         database: the encrypted store.
-        keystore: keeps the anchor.
+        anchor: the KeyStore, or its part for this.
         clock_rng: times of rows; the random value a history begins with.
 
     Raises:
         StoreFailed: store or KeyStore cannot be read or written, or a newer runtime wrote them.
     """
 
-    def __init__(self, database: Store, keystore: KeyStore, clock_rng: ClockAndRng) -> None:
+    def __init__(self, database: Store, anchor: Anchor, clock_rng: ClockAndRng) -> None:
         self._database = database
-        self._keystore = keystore
+        self._anchor = anchor
         self._clock_rng = clock_rng
         self._lock = threading.RLock()
         self._sealed = False
@@ -224,12 +225,13 @@ class Participations:
         rows = read_rows(self._database.rows(*rows_after(0)))
         stored, whole = added_up(rows)
         stored = replace(stored, time=max(stored.time, self._remembered_time()))
-        data = self._keystore.read_anchor()
+        data = self._anchor.read_anchor()
         if data is None and not rows:
             return replace(beginning(self._clock_rng.random_bytes(DIGEST_BYTES)), time=stored.time)
         anchor = None if data is None else from_json(data)
         if anchor is not None and whole and contains(rows, anchor):
-            self._sealed, self._sealed_time = anchor.counter == stored.counter, anchor.time
+            fits = len(data or b"") <= MAX_BYTES  # an earlier runtime's could be longer
+            self._sealed, self._sealed_time = fits and anchor.counter == stored.counter, anchor.time
             return replace(stored if rows else anchor, time=max(anchor.time, stored.time))
         known = replace(merged(anchor, stored), counter=rows[-1].id if rows else 0)
         row = next_row(known, Kind.LOST, None, NO_FIGURES, clock_rng=self._clock_rng, known=to_json(known))
@@ -243,7 +245,7 @@ class Participations:
         """Take in what was committed, and write the anchor if it is behind."""
         self._take_in()
         if not self._sealed:
-            self._keystore.write_anchor(to_anchor(self._history))
+            self._anchor.write_anchor(to_anchor(self._history))
             self._sealed, self._sealed_time = True, self._history.time
 
     def _take_in(self) -> None:

@@ -48,6 +48,12 @@ class Obstacle(StrEnum):
     NO_TIME = "no_time"
     STOPPING = "stopping"
     NOT_READY = "not_ready"
+    NOT_ENROLLED = "not_enrolled"
+    CREDENTIAL = "credential"
+    REVOKED = "revoked"
+    OLD_RUNTIME = "old_runtime"
+    OLD_BUNDLE = "old_bundle"
+    CLOCK = "clock"
 
 
 WORDS: Final = {
@@ -72,6 +78,12 @@ WORDS: Final = {
     Obstacle.NO_TIME: "it took too long",
     Obstacle.STOPPING: "the runtime is stopping",
     Obstacle.NOT_READY: "not ready: the owner's settings or data",
+    Obstacle.NOT_ENROLLED: "the gateway does not know this phone, and there is no credential to enrol with",
+    Obstacle.CREDENTIAL: "the gateway refused this phone's credential",
+    Obstacle.REVOKED: "the gateway has revoked this phone",
+    Obstacle.OLD_RUNTIME: "the gateway speaks another version; update the runtime",
+    Obstacle.OLD_BUNDLE: "another task bundle is trained now; install it",
+    Obstacle.CLOCK: "this phone's clock is not the gateway's; set it",
 }
 
 OWNERS: Final = frozenset({Obstacle.PERSONAL_OFF, Obstacle.NO_GRANT, Obstacle.NO_EXAMPLES, Obstacle.CONSENT_CHANGED})

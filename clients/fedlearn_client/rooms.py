@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from fedlearn_client.egress import EgressLog
     from fedlearn_client.guard import Guard
     from fedlearn_client.participation import Participations
+    from fedlearn_client.pins import LedgerPins
     from fedlearn_client.readiness import Installed, Readiness
     from fedlearn_client.runs import RunLog
+    from fedlearn_client.standing import Standing
     from fedlearn_client.store.database import Database
     from fedlearn_client.store.private_parameters import PrivateParameters
     from fedlearn_client.workers import Workers
@@ -34,6 +36,8 @@ class Rooms:
     workers: Workers
     private: PrivateParameters
     calls: GatewayCalls
+    standing: Standing
+    pins: LedgerPins
     egress: EgressLog
     runs: RunLog
     clock_rng: ClockAndRng

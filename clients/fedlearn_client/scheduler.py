@@ -35,7 +35,8 @@ class Scheduler:
     """Runs local rounds, one at a time, whenever nothing stands against one.
 
     After a round it waits: as long as the gateway asked (a minute to a day, and up to 20 % more), else 15 minutes after
-    what may pass by itself and 4 hours after anything else, both plus or minus 20 %. The wait outlives a restart.
+    what may pass by itself and 4 hours after anything else, both plus or minus 20 %. The wait outlives a restart. A
+    phone that the gateway denied for good asks once a day (``standing``).
 
     Args:
         rooms: what rounds work with.
@@ -62,7 +63,7 @@ class Scheduler:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread. A round under way is abandoned within a second; a request on its way ends as it ends."""
+        """End the thread. A round under way is abandoned within a second; a request on its way is cut off."""
         self._round.end()
         with self._changed:
             self._stopping = True
@@ -150,6 +151,7 @@ class Scheduler:
             not self._is_enough(bundle)
             and self._left_s(bundle.plan.purpose) <= 0.0
             and self._rooms.readiness.beginning(bundle) is None
+            and self._rooms.standing.bars(bundle.plan.purpose) is None
         )
 
     def _standing_against(self, bundle: Bundle) -> Obstacle | None:
@@ -159,8 +161,8 @@ class Scheduler:
         if obstacle is None and self._is_enough(bundle):
             return Obstacle.ENOUGH_TODAY
         if obstacle is None and self._left_s(bundle.plan.purpose) > 0.0:
-            return Obstacle.WAITING
-        return obstacle
+            return self._rooms.standing.says(bundle.plan.purpose) or Obstacle.WAITING
+        return obstacle or self._rooms.standing.bars(bundle.plan.purpose)
 
     def _is_enough(self, bundle: Bundle) -> bool:
         return self._rooms.runs.trained_within(DAY_S) >= bundle.verified.policy.device.max_rounds_per_day

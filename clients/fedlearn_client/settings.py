@@ -4,6 +4,9 @@ directory = "/var/lib/fedlearn"
 socket = "/run/fedlearn/device.sock"
 callers = "/etc/fedlearn/callers.toml"
 root_keys = ["8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c"]
+gateway = ["gateway.example.org:443"]
+gateway_ca = "/etc/fedlearn/gateway-ca.pem"
+credential = "/etc/fedlearn/credential.json"
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ from fedlearn.errors import ConfigError, OutOfRange, UnknownSetting
 _LARGEST_FILE: Final = 64 * 1024
 _ROOT_KEY: Final = re.compile(r"[0-9a-f]{64}")
 _MOST_ROOT_KEYS: Final = 8
+_ADDRESS: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})")
+_MOST_GATEWAYS: Final = 16
+_LAST_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,11 @@ class Settings:
         root_keys: the phone maker's Ed25519 root keys, 64 lower-case hexadecimal digits each; 1 to 8.
         keys: directory of the Linux KeyStore, or None: ``keys`` beside the store. Keep it out of backups.
         log: file of the Linux AuditSink, or None: ``log.jsonl`` in ``directory``.
+        gateway: addresses of the gateways, ``host:port``, ``[IPv6]:port``; tried in turn. None: no uplink but a
+            ``Transport`` of the phone maker's. At most 16.
+        gateway_ca: PEM file with the certificates that alone vouch for a gateway, absolute; with ``gateway``, and only
+            then. The system's are not asked.
+        credential: file with the credential that the phone maker issued to this phone, absolute; None: it cannot enrol.
         unmetered: network interfaces that cost nothing, e.g. ``["wlan0"]``.
         recommend_rate: rankings and feedback of one app, a second, on average, > 0.
         recommend_burst: at once, >= 1.
@@ -61,6 +72,9 @@ class Settings:
     root_keys: tuple[str, ...]
     keys: Path | None = None
     log: Path | None = None
+    gateway: tuple[str, ...] = ()
+    gateway_ca: Path | None = None
+    credential: Path | None = None
     unmetered: tuple[str, ...] = ()
     recommend_rate: float = 10.0
     recommend_burst: int = 20
@@ -75,7 +89,7 @@ class Settings:
     conformance: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("directory", "socket", "callers", "keys", "log"):
+        for name in ("directory", "socket", "callers", "keys", "log", "gateway_ca", "credential"):
             path = getattr(self, name)
             if path is not None and not path.is_absolute():
                 raise OutOfRange(f"{name}={path}: must be an absolute path.")
@@ -84,6 +98,7 @@ class Settings:
         for position, key in enumerate(self.root_keys):
             if not _ROOT_KEY.fullmatch(key):
                 raise OutOfRange(f"root_keys[{position}]: must be 64 lower-case hexadecimal digits.")
+        self._require_gateways()
         self._within("recommend_rate", 0.01, 10_000)
         self._within("recommend_burst", 1, 10_000)
         self._within("control_rate", 0.01, 10_000)
@@ -92,6 +107,16 @@ class Settings:
         self._within("connections", 1, 1024)
         self._within("egress_hold_s", 0, 86_400)
         self._within("connections_per_uid", 1, self.connections)
+
+    def _require_gateways(self) -> None:
+        if len(self.gateway) > _MOST_GATEWAYS or len(set(self.gateway)) != len(self.gateway):
+            raise OutOfRange(f"gateway: list at most {_MOST_GATEWAYS} addresses, none twice.")
+        for position, address in enumerate(self.gateway):
+            found = _ADDRESS.fullmatch(address)
+            if found is None or not 1 <= int(found[3]) <= _LAST_PORT:
+                raise OutOfRange(f"gateway[{position}]={address[:80]!r}: must be host:port, e.g. gw.example.org:443.")
+        if bool(self.gateway) != (self.gateway_ca is not None):
+            raise OutOfRange("gateway_ca: set it and `gateway`, or neither; the system's certificates are not used.")
 
     def _within(self, name: str, least: float, most: float) -> None:
         value = getattr(self, name)

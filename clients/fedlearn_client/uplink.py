@@ -9,6 +9,8 @@ noise and uncharged.
 The exact bytes are in the egress log before the first of them leaves. Consent is read again in the transaction in which
 the upload departs. So whatever happens, and whenever: nothing is uploaded that was not charged and logged, nothing is
 charged twice, and nothing leaves once the streams it came from are no longer granted.
+
+A task counts only on top of the operator's ledger as this phone saw it last (``pins``).
 """
 
 from __future__ import annotations
@@ -21,17 +23,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fedlearn.device.bundle import PLAN, PRIVATE
+from fedlearn.device.padding import padded
 from fedlearn.device.task_codec import open_task, task_bytes
 from fedlearn.errors import FedlearnError, Refusal, StoreFailed, TaskRefused, TrustError, WorkerFailed
 from fedlearn.proto import gateway_pb2 as pb
 from fedlearn.proto import worker_pb2
 from fedlearn_client import runs
+from fedlearn_client.asking import Asking
 from fedlearn_client.handover import HandOver, basis_of, private_basis_of
 from fedlearn_client.hooks import Method
 from fedlearn_client.outcomes import Outcome, Retry, ending_of
 from fedlearn_client.readiness import Obstacle, outcome_for_others
 from fedlearn_client.runs import Run
-from fedlearn_client.transport import padded
 from fedlearn_client.watch import Over, Watch, abandon, refuse
 from fedlearn_client.workers import occasion_message
 from fedlearn_client.zeros import zero_contribution
@@ -96,11 +99,13 @@ class LocalRound:
         self._hold_s = egress_hold_s
         self._lock = threading.Lock()
         self._ending = threading.Event()
+        self._asking = Asking(rooms)
         self._hand_over = HandOver(rooms, egress_hold_s=egress_hold_s, wait=wait, ending=self._ending)
 
     def end(self) -> None:
-        """Let the round under way end within a second, and begin no other."""
+        """Let the round under way end within a second, and begin no other. What is on the wire is cut off."""
         self._ending.set()
+        self._rooms.calls.hang_up()
 
     def run(self, purpose: str) -> str:
         """Run one round for a training purpose and return its outcome, as ``LocalRun.outcome``."""
@@ -121,6 +126,7 @@ class LocalRound:
             self._log(going, outcome)
             return outcome.after(going.retry_after_s)
         finally:
+            self._rooms.calls.hang_up()
             self._lock.release()
 
     def resume(self) -> list[Outcome]:
@@ -138,6 +144,7 @@ class LocalRound:
             self._tidy()
             return [self._hand_over.send(entry) for entry in self._rooms.egress.pending()]
         finally:
+            self._rooms.calls.hang_up()
             self._lock.release()
 
     def tidy(self) -> None:
@@ -164,10 +171,12 @@ class LocalRound:
         reply = self._check_in(going, bundle)
         status = self._live_status(reply, bundle)
         task = self._open(going, reply, bundle)
+        self._rooms.pins.require(reply.ledger_checkpoint, bundle)
         admission = self._rooms.guard.check_task(task, bundle, status, self._rooms.clock_rng.now())
         watch = Watch(self._rooms, bundle, self._ending)
         job = _Job(bundle, task, admission, watch, basis_of(self._rooms.consent, bundle))
         weights = self._rooms.calls.weights(task, bundle, watch.require)
+        self._rooms.calls.hang_up()  # not held open while the phone trains
         watch.require()
         self._charge(going, job)
         trained = self._learn(going, job, weights)
@@ -181,11 +190,11 @@ class LocalRound:
         obstacle = self._rooms.readiness.beginning(bundle)
         if obstacle is not None:
             refuse(obstacle, asked=False)
+        self._asking.require_standing(bundle)
         return bundle
 
     def _check_in(self, going: _Round, bundle: Bundle) -> pb.CheckInReply:
-        status = self._rooms.installed.status()
-        reply = self._rooms.calls.check_in(bundle, 0 if status is None else status.version)
+        reply = self._asking.check_in(bundle)
         going.retry_after_s = float(reply.retry_after_s)
         if reply.status:
             try:
@@ -198,8 +207,7 @@ class LocalRound:
         obstacle = self._rooms.readiness.trust(bundle)
         if obstacle is not None:
             refuse(obstacle)
-        if not reply.HasField("task"):
-            raise Over(Outcome(runs.NO_TASK, Retry.TRANSIENT))
+        self._asking.require_task(reply)
         status = self._rooms.installed.status()
         if status is None:
             refuse(Obstacle.STATUS_OLD)

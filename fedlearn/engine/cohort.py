@@ -26,7 +26,7 @@ from fedlearn.privacy.adaptive_clip import append_fit
 from fedlearn.privacy.grid import to_grid
 from fedlearn.privacy.sampling import RoundKey, included
 from fedlearn.rng import os_bytes, simulation_rng
-from fedlearn.task import CohortReply, RoundTask
+from fedlearn.task import LARGEST_LOSS, CohortReply, RoundTask
 from fedlearn.types import Contribution, Level
 from fedlearn.wire import NONCE_BYTES, task_digest
 
@@ -113,7 +113,9 @@ class SimulatedCohort:
         tally.count += len(kept)
         tally.trained += int(trained.sum())
         tally.clipped += int((rows.clipped & rows.finite).sum())
-        tally.loss_sum += float(updates.losses[trained].sum())
+        # a figure that cannot be is refused with its reply: one phone must not decide that about its neighbours
+        known = trained & (np.abs(updates.losses) <= LARGEST_LOSS)
+        tally.loss_sum += float(updates.losses[known].sum())
         tally.norm_sum += float(rows.norms[trained].sum())
         tally.rejected[Reason.NOT_FINITE] += int((~rows.finite).sum())
 

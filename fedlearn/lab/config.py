@@ -21,6 +21,8 @@ PLACE = frozenset({"run", "tracking", "ledger"})
 """Groups that say where a run and its spend are written: they decide no result."""
 RUNTIME_PLACE = ("address", "ca", "token")
 """Which SuperLink: it decides no result either."""
+FLEET_PLACE = ("bundle", "root_key")
+"""Where a fleet's documents lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +170,35 @@ class ServerOptConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FleetConfig:
+    """Phones behind gateways, which take part by themselves.
+
+    Args:
+        bundle: the signed task bundle that the phones have: what is trained, and what each task must say.
+        root_key: file with the public key of the root that it was approved under.
+        population: devices that may take part, >= 1; public.
+        round_size: least phones in a sum that may be released, >= 1; what each task promises.
+        over_selection: phones that are given a task, over the wanted cohort, >= 1.
+        attempt_s: seconds that a gateway waits for a cohort, > 0.
+        task_s: seconds that a phone has for a task, > 0.
+    """
+
+    bundle: str
+    root_key: str
+    population: int
+    round_size: int
+    over_selection: float
+    attempt_s: float
+    task_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RuntimeConfig:
     """Where a round's nodes live, and how they are asked (``fedlearn_server.collect.Asking``).
 
     ``address`` and ``ca`` name a SuperLink and the authority of its certificate; None: that of ``fedlearn up``.
     ``token`` is the file with its operator's token; None: something else guards its control API.
+    ``fleet`` says which phones take part, with ``runtime=fleet``; None: the run simulates them.
     """
 
     name: str
@@ -187,6 +213,7 @@ class RuntimeConfig:
     address: str | None
     ca: str | None
     token: str | None
+    fleet: FleetConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +284,10 @@ class ExperimentConfig:
         content["data"].pop("root", None)  # the data's own digest says what was read
         for place in RUNTIME_PLACE:
             content["runtime"].pop(place)
+        fleet = content["runtime"].pop("fleet")
+        if fleet is not None:
+            # what the bundle says is in the terms of the run, which its nodes are told
+            content["runtime"]["fleet"] = {key: value for key, value in fleet.items() if key not in FLEET_PLACE}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

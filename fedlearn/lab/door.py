@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from fedlearn.errors import ConfigError, PolicyInvalid, UnknownSetting
 from fedlearn.lab.config import (
+    FLEET_PLACE,
     NO_POLICY,
     AdaptiveClipConfig,
     CityData,
@@ -25,6 +26,7 @@ from fedlearn.lab.config import (
     ExamplePrivacyConfig,
     ExperimentConfig,
     FeaturesConfig,
+    FleetConfig,
     LedgerConfig,
     ModelConfig,
     OutputConfig,
@@ -35,7 +37,7 @@ from fedlearn.lab.config import (
     TrackingConfig,
     to_plain,
 )
-from fedlearn.lab.schemas import DATA_SCHEMAS, AdaptiveClipSchema, PluginSchema, RootSchema
+from fedlearn.lab.schemas import DATA_SCHEMAS, AdaptiveClipSchema, FleetSchema, PluginSchema, RootSchema
 from fedlearn.lab.validate import unknown, validate
 from fedlearn.policy.decode import field_paths
 from fedlearn.policy.document import Policy
@@ -51,7 +53,22 @@ def from_hydra(config: DictConfig | dict[str, Any]) -> ExperimentConfig:
     plain = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
     if not isinstance(plain, dict):
         raise ConfigError("the config must be a mapping of groups, e.g. experiment=city_quick.")
-    content = {str(key): value for key, value in plain.items() if key != "hydra"}
+    return _convert({str(key): value for key, value in plain.items() if key != "hydra"})
+
+
+def from_plain(plain: Mapping[str, Any]) -> ExperimentConfig:
+    """Convert nested dicts, as ``to_plain`` returns them, as strictly; they may come from elsewhere.
+
+    Nothing is resolved: an interpolation would read this side's environment into a config that another side wrote.
+
+    Raises:
+        UnknownSetting, ConfigError: names the field and the fix; an interpolation is one.
+    """
+    return _convert({str(key): value for key, value in plain.items()})
+
+
+def _convert(content: dict[str, Any]) -> ExperimentConfig:
+    _refuse_interpolations(content, "")
     data = content.pop("data", None)
     if not isinstance(data, dict) or not data.get("name"):
         raise ConfigError("data.name is missing: choose a data set, e.g. data=city or data=crosswoz.")
@@ -67,7 +84,7 @@ def from_hydra(config: DictConfig | dict[str, Any]) -> ExperimentConfig:
         privacy=_privacy(root["privacy"]),
         cohort=CohortConfig(**root["cohort"]),
         server_opt=ServerOptConfig(**root["server_opt"]),
-        runtime=RuntimeConfig(**root["runtime"]),
+        runtime=_runtime(root["runtime"]),
         tracking=TrackingConfig(**root["tracking"]),
         policy=_policy(root["policy"]),
         ledger=_ledger(root["ledger"]),
@@ -77,11 +94,6 @@ def from_hydra(config: DictConfig | dict[str, Any]) -> ExperimentConfig:
     )
     validate(experiment)
     return experiment
-
-
-def from_plain(plain: Mapping[str, Any]) -> ExperimentConfig:
-    """Convert nested dicts, as ``to_plain`` returns them."""
-    return from_hydra(OmegaConf.create(dict(plain)))
 
 
 def setting_paths() -> list[str]:
@@ -105,6 +117,19 @@ def load_yaml(path: Path) -> ExperimentConfig:
 def save_yaml(config: ExperimentConfig, path: Path) -> None:
     """Write the resolved config."""
     OmegaConf.save(OmegaConf.create(to_plain(config)), path)
+
+
+def _refuse_interpolations(value: object, path: str) -> None:
+    """Refuse what OmegaConf would replace; the message quotes none of it, since it may name a secret."""
+    if isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{path}: holds ${{, which is resolved on the submitter's side only; write the value itself.")
+    parts: Iterable[tuple[object, object]] = ()
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    for key, part in parts:
+        _refuse_interpolations(part, f"{path}.{key}" if path else str(key))
 
 
 def _merge(schema: type[Any], values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -178,6 +203,21 @@ def _client(values: dict[str, Any]) -> ClientConfig:
         if value is None:
             raise ConfigError(f"client.example_privacy.{name}=null: private steps need noise and a clip, e.g. 1.0.")
     return ClientConfig(**{**values, "example_privacy": ExamplePrivacyConfig(**example)})
+
+
+def _runtime(values: dict[str, Any]) -> RuntimeConfig:
+    fleet = values["fleet"]
+    if fleet is None or fleet == asdict(FleetSchema()):
+        return RuntimeConfig(**{**values, "fleet": None})
+    for name, value in fleet.items():
+        if value is None:
+            raise ConfigError(
+                f"runtime.fleet.{name} is missing: runtime=fleet needs it; see configs/runtime/fleet.yaml."
+            )
+    for name in FLEET_PLACE:
+        # as typed, it would be another file when the run is resumed from elsewhere
+        fleet = {**fleet, name: str(Path(fleet[name]).expanduser().resolve())}
+    return RuntimeConfig(**{**values, "fleet": FleetConfig(**fleet)})
 
 
 def _policy(values: object) -> Policy | None:

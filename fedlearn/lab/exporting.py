@@ -12,8 +12,8 @@ from fedlearn.export.plan import Trained
 from fedlearn.features import FEATURES, feature_mask
 from fedlearn.lab import rundir
 from fedlearn.lab.config import ExperimentConfig
+from fedlearn.lab.local_training import training_terms
 from fedlearn.lab.registry import build_dataset, build_model
-from fedlearn.lab.training import training_terms
 from fedlearn.policy.floors import SAMPLED
 from fedlearn.privacy.events import MatrixGaussian, event_from_json
 from fedlearn.privacy.grid import grid_step

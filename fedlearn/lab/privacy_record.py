@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fedlearn.errors import LedgerDamaged
 from fedlearn.lab.config import ExperimentConfig
 from fedlearn.lab.study import Study
-from fedlearn.lab.training import SUPERLINK, Training
+from fedlearn.lab.training import SUBMITTED, Training
 from fedlearn.ledger import LEDGER_FILE, Ledger, book_of
 from fedlearn.ledger.runs import RunState, total
 from fedlearn.privacy.accountants import accounting_for, epsilon
@@ -54,7 +54,7 @@ def privacy_record(study: Study, rounds: Sequence[RoundRecord]) -> PrivacyRecord
     config = study.config
     headline = study.arms[0]
     trainings = [training for arm, training in study.trainings() if arm.headline]
-    population = min(len(training.split.devices) for training in trainings)
+    population = min(training.population for training in trainings)
     if not config.privacy.is_private:
         return _unprotected(study, population, rounds)
     plan = max((t.plan for t in trainings if t.plan is not None), key=lambda p: p.certified_epsilon)
@@ -95,6 +95,7 @@ def privacy_record(study: Study, rounds: Sequence[RoundRecord]) -> PrivacyRecord
             participation,
             adaptive=adaptive,
             relayed=_is_relayed(config),
+            enough=config.runtime.enough,
         ),
         if_all_published=AllPublished(len(spends), everything) if len(spends) > 1 else None,
         charges=charges,
@@ -106,7 +107,7 @@ def privacy_record(study: Study, rounds: Sequence[RoundRecord]) -> PrivacyRecord
 
 
 def _is_relayed(config: ExperimentConfig) -> bool:
-    return config.runtime.name == SUPERLINK
+    return config.runtime.name in SUBMITTED
 
 
 _BOUNDED = {
@@ -177,7 +178,7 @@ def _unprotected(study: Study, population: int, rounds: Sequence[RoundRecord]) -
 
 
 def _sampling(method: str, q: float | None, population: int, model: str, rounds: Sequence[RoundRecord]) -> Sampling:
-    cohorts = [record.cohort for record in rounds if record.model == model]
+    cohorts = [r.cohort for r in rounds if r.model == model and r.cohort is not None]
     realised = Measured(sum(cohorts) / (len(cohorts) * population)) if cohorts else None
     return Sampling(method, q, realised)
 

@@ -46,11 +46,19 @@ def progress_bars(console: Console, trainings: int) -> Iterator[Callable[[Arm, T
 
 def figures(record: RoundRecord) -> str:
     """Return the figures of a round as the bar shows them."""
-    parts = [f"loss {_number(record.loss)}", f"cohort {record.cohort}", f"clipped {_percent(record.clipped_fraction)}"]
+    parts = []
+    if record.cohort is not None:
+        parts = [
+            f"loss {_number(record.loss)}",
+            f"cohort {record.cohort}",
+            f"clipped {_percent(record.clipped_fraction)}",
+        ]
     if record.epsilon is None:
         parts.append("NO PRIVACY")
     else:
-        parts += [f"signal/noise {_number(record.signal_to_noise)}", f"epsilon {record.epsilon:.3f}"]
+        if record.cohort is not None:
+            parts.append(f"signal/noise {_number(record.signal_to_noise)}")
+        parts.append(f"epsilon {record.epsilon:.3f}")
     parts += [f"{metric.name} {metric.value:.3f}" for metric in record.evaluation[:2]]
     rejected = sum(record.rejected.values())
     return "  ".join([*parts, f"rejected {rejected}"] if rejected else parts)

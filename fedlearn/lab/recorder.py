@@ -62,21 +62,22 @@ class RoundRecorder:
 
     def __call__(self, outcome: RoundOutcome) -> Callable[[], None] | None:
         """Keep the round's record durably; show it at once without privacy, else by what is returned."""
-        unprotected = outcome.unprotected
+        # phones behind gateways are not simulated: what they did is shown by no figure without noise
+        seen = None if self.training.config.runtime.fleet is not None else outcome.unprotected
         record = RoundRecord(
             model=self.model,
             seed=self.training.seed,
             fold=self.training.split.fold,
             round=outcome.step,
             step=outcome.step,
-            loss=unprotected.loss,
-            cohort=unprotected.cohort,
-            clipped_fraction=unprotected.clipped_fraction,
-            signal_to_noise=unprotected.signal_to_noise,
+            loss=None if seen is None else seen.loss,
+            cohort=None if seen is None else seen.cohort,
+            clipped_fraction=None if seen is None else seen.clipped_fraction,
+            signal_to_noise=None if seen is None else seen.signal_to_noise,
             clip=outcome.l2_clip_norm,
             update_norm=outcome.update_norm,
             epsilon=self._epsilon(outcome),
-            rejected=dict(unprotected.rejected),
+            rejected={} if seen is None else dict(seen.rejected),
             evaluation=self._evaluation(outcome),
             seconds=outcome.seconds,
         )

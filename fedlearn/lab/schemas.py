@@ -128,6 +128,19 @@ class ServerOptSchema:
 
 
 @dataclass
+class FleetSchema:
+    """Phones behind gateways; off while there is no bundle."""
+
+    bundle: str | None = None
+    root_key: str | None = None
+    population: int | None = None
+    round_size: int | None = None
+    over_selection: float = 1.3
+    attempt_s: float = 60.0
+    task_s: float = 60.0
+
+
+@dataclass
 class RuntimeSchema:
     """Where a round's nodes live."""
 
@@ -143,6 +156,7 @@ class RuntimeSchema:
     address: str | None = None
     ca: str | None = None
     token: str | None = None
+    fleet: FleetSchema | None = field(default_factory=FleetSchema)
 
 
 @dataclass

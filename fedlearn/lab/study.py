@@ -13,7 +13,7 @@ from fedlearn.lab.controls import ControlResult, model_scorer, rank_rows, run_co
 from fedlearn.lab.prepare import Prepared, Split, limit_test_users, prepare, splits
 from fedlearn.lab.recorder import RoundRecorder
 from fedlearn.lab.registry import build_metric, build_model
-from fedlearn.lab.training import SUPERLINK, Training, run_training, without_privacy
+from fedlearn.lab.training import SUBMITTED, Training, run_training, without_privacy
 from fedlearn.models.base import Parameters
 from fedlearn.report.rounds import RoundRecord, read_rounds
 from fedlearn.report.summary import ROUNDS_FILE
@@ -191,7 +191,7 @@ def _train(study: Study, arm: Arm, training: Training, observe: Observe, say: Sa
     if (training.directory / MODEL_FILE).exists():
         return load_model(training.directory)
     training.directory.mkdir(parents=True, exist_ok=True)
-    if training.config.runtime.name == SUPERLINK:
+    if training.config.runtime.name in SUBMITTED:
         from fedlearn.lab.superlink.submit import run_on_superlink  # noqa: PLC0415 - the operator's side of Flower
 
         return run_on_superlink(study, arm, training, observe, say)

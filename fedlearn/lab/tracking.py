@@ -91,7 +91,7 @@ def tracked(
 def _figures(record: RoundRecord) -> dict[str, float]:
     named = {
         "loss": record.loss,
-        "cohort": float(record.cohort),
+        "cohort": None if record.cohort is None else float(record.cohort),
         "clipped_fraction": record.clipped_fraction,
         "signal_to_noise": record.signal_to_noise,
         "clip": record.clip,

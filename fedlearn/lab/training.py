@@ -9,14 +9,16 @@ from pathlib import Path
 
 from fedlearn.engine.optimizers import ServerOptimizer
 from fedlearn.errors import OutOfRange
-from fedlearn.lab.config import ClientConfig, CohortConfig, ExperimentConfig, PrivacyConfig, RuntimeConfig
-from fedlearn.lab.prepare import Split
+from fedlearn.lab.config import CohortConfig, ExperimentConfig, PrivacyConfig, RuntimeConfig
+from fedlearn.lab.fleet import fleet_bundle, fleet_initial, fleet_terms
+from fedlearn.lab.local_training import training_terms
+from fedlearn.lab.prepare import Split, prepare
 from fedlearn.lab.registry import build_model
-from fedlearn.lab.shards import describe, open_simulated
+from fedlearn.lab.shards import Roll, describe, open_simulated
 from fedlearn.models.base import Parameters
 from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings
 from fedlearn.privacy.plan import PrivacyPlan, PrivacySettings, make_plan
-from fedlearn.terms import CohortSchedule, ExamplePrivacy, TrainingTerms
+from fedlearn.terms import CohortSchedule
 
 # Flower reports usage to its vendor unless told not to before it is first imported.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -31,7 +33,9 @@ from fedlearn_server.round import Observer
 
 RUNTIMES = {"in_process": run_in_process, "ray": run_ray}
 SUPERLINK = "superlink"
-"""The runtime whose ServerApp is another process: ``fedlearn.lab.superlink`` submits to it and follows it."""
+FLEET = "fleet"
+SUBMITTED = (SUPERLINK, FLEET)
+"""Runtimes whose ServerApp is another process: ``fedlearn.lab.superlink`` submits to it and follows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +61,29 @@ class Training:
     @property
     def plan(self) -> PrivacyPlan | None:
         """The privacy plan, calibrated and cached; None without privacy."""
-        return plan_for(self.config, len(self.split.devices))
+        return plan_for(self.config, self.population)
+
+    @property
+    def population(self) -> int:
+        """Phones that may take part: those of the split, or those behind gateways."""
+        fleet = self.config.runtime.fleet
+        return len(self.split.devices) if fleet is None else fleet.population
 
     def calibrate(self) -> None:
         """Make the plan now; raises OutOfRange or CannotCalibrate if it cannot be."""
-        adaptive_clip_for(self.config.privacy, plan_for(self.config, len(self.split.devices)))
+        plan = self.plan
+        adaptive_clip_for(self.config.privacy, plan)
+        if self.config.runtime.fleet is not None:
+            fleet_terms(self.config, self.run_id, plan)
 
 
 def plan_for(config: ExperimentConfig, population: int) -> PrivacyPlan | None:
     """Return the plan of one training over ``population`` phones, or None with ``privacy=none``."""
-    return _plan(config.privacy, config.cohort, population)
+    return _plan(config.privacy, config.cohort, population, counted=config.runtime.fleet is not None)
 
 
 @lru_cache(maxsize=16)
-def _plan(privacy: PrivacyConfig, cohort: CohortConfig, population: int) -> PrivacyPlan | None:
+def _plan(privacy: PrivacyConfig, cohort: CohortConfig, population: int, *, counted: bool) -> PrivacyPlan | None:
     if not privacy.is_private:
         return None
     if privacy.delta is None:
@@ -83,6 +96,7 @@ def _plan(privacy: PrivacyConfig, cohort: CohortConfig, population: int) -> Priv
         mechanism=privacy.mode,
         min_separation=privacy.min_separation,
         max_participations=privacy.max_participations,
+        participations_enforced=counted,
     )
     q = cohort.sampling_probability(population)
     return make_plan(settings, population=population, rounds=cohort.rounds, cohort=q * population)
@@ -127,19 +141,6 @@ def adaptive_clip_for(privacy: PrivacyConfig, plan: PrivacyPlan | None) -> Adapt
     return settings
 
 
-def training_terms(client: ClientConfig) -> TrainingTerms:
-    """Return how a phone trains."""
-    example = client.example_privacy
-    return TrainingTerms(
-        client.epochs,
-        client.batch_size,
-        client.learning_rate,
-        client.shuffle,
-        client.candidates,
-        None if example is None else ExamplePrivacy(example.noise_multiplier, example.clip),
-    )
-
-
 def run_training(training: Training, observe: Observer) -> Parameters:
     """Run or resume one training over a runtime of this process and return its model."""
     config = training.config
@@ -153,9 +154,10 @@ def run_training(training: Training, observe: Observer) -> Parameters:
 def make_job(training: Training) -> TrainingJob:
     """Return what the server needs to know."""
     config = training.config
-    population = len(training.split.devices)
+    population = training.population
     plan = training.plan
     ledger = config.ledger
+    fleet = config.runtime.fleet
     model = build_model(config.model, training.width)
     optimizer = config.server_opt
     return TrainingJob(
@@ -173,14 +175,19 @@ def make_job(training: Training) -> TrainingJob:
         l2_clip_norm=config.privacy.clip,
         seed=training.seed,
         training=training_terms(config.client),
-        initial=model.initial(training.seed),
+        initial=model.initial(training.seed) if fleet is None else fleet_initial(fleet_bundle(fleet)),
         optimizer=ServerOptimizerSettings(
             optimizer.name, optimizer.learning_rate, dict(optimizer.options), optimizer.average_last
         ),
         plan=plan,
         ledger=None if ledger.where is None else SharedLedger(ledger.where, ledger.purpose, ledger.epoch),
         asking=asking_of(config.runtime),
-        cohort=describe(config, training.split.fold),
+        cohort=(
+            describe(config, training.split.fold, Roll.of(prepare(config.data), training.split))
+            if fleet is None
+            else fleet_terms(config, training.run_id, plan).to_json()
+        ),
+        gateways=fleet is not None,
         adaptive_clip=adaptive_clip_for(config.privacy, plan),
     )
 
@@ -205,7 +212,7 @@ def check_runtime(config: ExperimentConfig) -> None:
     """
     if config.runtime.name == "ray":
         require_ray()
-    if config.runtime.name == SUPERLINK:
+    if config.runtime.name in SUBMITTED:
         from fedlearn.lab.superlink.line import Line  # noqa: PLC0415 - the operator's side of Flower
 
         Line(config.runtime).check()

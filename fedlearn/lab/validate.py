@@ -17,6 +17,7 @@ from fedlearn.lab.config import (
     FeaturesConfig,
     PrivacyConfig,
     RuntimeConfig,
+    TrackingConfig,
 )
 from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings
 from fedlearn.terms import ExamplePrivacy
@@ -34,7 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 def validate(config: ExperimentConfig) -> None:
     """Check every range that needs no data; raise OutOfRange or UnknownSetting naming the field and the fix."""
     _choice("privacy.mode", config.privacy.mode, ("none", *MECHANISMS))
-    _choice("runtime.name", config.runtime.name, ("in_process", "ray", "superlink"))
+    _choice("runtime.name", config.runtime.name, ("in_process", "ray", "superlink", "fleet"))
     _choice("runtime.engine", config.runtime.engine, ("vmap", "loop"))
     _choice("tracking.name", config.tracking.name, ("none", "tensorboard", "mlflow"))
     _validate_data(config.data)
@@ -53,6 +54,7 @@ def validate(config: ExperimentConfig) -> None:
     _positive("server_opt.learning_rate", config.server_opt.learning_rate)
     _between("server_opt.average_last", config.server_opt.average_last, 0.0, 1.0)
     _validate_runtime(config.runtime)
+    _validate_fleet(config)
     _at_least("evaluation.every", config.evaluation.every, 1)
     _at_least("evaluation.bootstrap", config.evaluation.bootstrap, 100)
     _at_least("evaluation.users", config.evaluation.users, 1)
@@ -62,6 +64,7 @@ def validate(config: ExperimentConfig) -> None:
         _between("seeds", seed, -(2**63), 2**63 - 1)
     _validate_participations(config)
     _validate_ledger(config)
+    _validate_tracking(config.tracking)
     if not _NAME.fullmatch(config.run.name):
         raise OutOfRange(
             f"run.name={config.run.name!r}: 1-64 letters, digits, dots, dashes and underscores, e.g. run-1."
@@ -166,7 +169,7 @@ def _validate_adaptive_clip(privacy: PrivacyConfig) -> None:
 def _validate_participations(config: ExperimentConfig) -> None:
     """In a simulation only the separation holds a phone back, so only the count that follows from it is believed."""
     b, k = config.privacy.min_separation, config.privacy.max_participations
-    if b is None or k is None:
+    if b is None or k is None or config.runtime.fleet is not None:
         return
     most = -(-config.cohort.rounds // b)
     if k != most:
@@ -191,6 +194,22 @@ def _validate_ledger(config: ExperimentConfig) -> None:
     for name, value in (("purpose", ledger.purpose), ("epoch", ledger.epoch)):
         if not _NAME.fullmatch(value):
             raise OutOfRange(f"ledger.{name}={value!r}: 1-64 letters, digits, dots, dashes and underscores.")
+
+
+def _validate_tracking(tracking: TrackingConfig) -> None:
+    """Wherever the config goes, this goes: the run directory, SuperLink's database, backups."""
+    if tracking.uri is None:
+        return
+    try:
+        host = urlsplit(tracking.uri).netloc
+    except ValueError:
+        # whose words may quote it
+        raise OutOfRange("tracking.uri: not an address, e.g. https://mlflow.example.org.") from None
+    if "@" in host:
+        raise OutOfRange(
+            "tracking.uri: holds a user name or password, which would be written into the run directory; leave it out "
+            "and put it into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
 
 
 def _validate_runtime(runtime: RuntimeConfig) -> None:
@@ -221,6 +240,47 @@ def _validate_runtime(runtime: RuntimeConfig) -> None:
     found = _ADDRESS.fullmatch(runtime.address)
     if found is None or not 0 < int(found[2]) < 2**16:
         raise OutOfRange(f"runtime.address={runtime.address!r}: must be HOST:PORT, e.g. superlink.example.org:8000.")
+
+
+def _validate_fleet(config: ExperimentConfig) -> None:
+    """Phones that check in by themselves earn no amplification: only bounded participation is accepted for them."""
+    fleet = config.runtime.fleet
+    if (config.runtime.name == "fleet") != (fleet is not None):
+        raise OutOfRange(
+            f"runtime.name={config.runtime.name}, runtime.fleet={'null' if fleet is None else 'set'}: phones behind "
+            "gateways need both, e.g. runtime=fleet runtime.fleet.bundle=city.task.flb; a simulation neither."
+        )
+    if fleet is None:
+        return
+    _at_least("runtime.fleet.population", fleet.population, 1)
+    _at_least("runtime.fleet.round_size", fleet.round_size, 1)
+    _positive("runtime.fleet.attempt_s", fleet.attempt_s)
+    _positive("runtime.fleet.task_s", fleet.task_s)
+    if not 1.0 <= fleet.over_selection <= 10.0:
+        raise OutOfRange(f"runtime.fleet.over_selection={fleet.over_selection}: must be in [1, 10], e.g. 1.3.")
+    if config.runtime.deadline_s < fleet.attempt_s:
+        raise OutOfRange(
+            f"runtime.deadline_s={config.runtime.deadline_s:g}: below runtime.fleet.attempt_s={fleet.attempt_s:g}, so "
+            "that no gateway could answer; use at least twice as much."
+        )
+    if config.runtime.minimum != 1.0:
+        raise OutOfRange(
+            f"runtime.minimum={config.runtime.minimum}: every part holds its share of runtime.fleet.round_size, so all "
+            "must be in a sum; set runtime.minimum=1."
+        )
+    privacy = config.privacy
+    if privacy.is_private and privacy.min_separation is None:
+        raise OutOfRange(
+            f"privacy.mode={privacy.mode} without a separation: rests on secret sampling, and phones that check in by "
+            "themselves are not sampled; choose e.g. privacy=blt."
+        )
+    if privacy.adaptive_clip is not None or config.client.example_privacy is not None:
+        raise OutOfRange("privacy.adaptive_clip, client.example_privacy: the approved plan decides; leave them null.")
+    if len(config.seeds) != 1 or config.evaluation.controls:
+        raise OutOfRange(
+            f"seeds={list(config.seeds)}, evaluation.controls={config.evaluation.controls}: phones train one model, "
+            "and no control; set one seed and evaluation.controls=false."
+        )
 
 
 def _validate_cohort(cohort: CohortConfig) -> None:

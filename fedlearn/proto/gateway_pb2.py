@@ -24,33 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x64learn/proto/gateway.proto\x12\x13\x66\x65\x64learn.gateway.v1\"\xbb\x01\n\x0e\x43heckInRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\npopulation\x18\x02 \x01(\t\x12\x0f\n\x07purpose\x18\x03 \x01(\t\x12\x15\n\rbundle_digest\x18\x04 \x01(\x0c\x12\x0f\n\x07runtime\x18\x05 \x01(\t\x12\x16\n\x0estatus_version\x18\x06 \x01(\x04\x12\x13\n\x0b\x61ttestation\x18\x07 \x01(\x0c\x12\x0f\n\x07padding\x18\x08 \x01(\x0c\x12\r\n\x05nonce\x18\t \x01(\x0c\"\x7f\n\x0c\x43heckInReply\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.fedlearn.gateway.v1.SignedTask\x12\x15\n\rretry_after_s\x18\x02 \x01(\r\x12\x0e\n\x06status\x18\x03 \x01(\x0c\x12\x19\n\x11ledger_checkpoint\x18\x04 \x01(\x0c\"-\n\nSignedTask\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xc4\x02\n\nDeviceTask\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x12\n\npopulation\x18\x03 \x01(\t\x12\x0f\n\x07purpose\x18\x04 \x01(\t\x12\x11\n\trecipient\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x04\x12\x13\n\x0bplan_digest\x18\x08 \x01(\x0c\x12\x16\n\x0eweights_digest\x18\t \x01(\x0c\x12\r\n\x05token\x18\n \x01(\x0c\x12\x11\n\tissued_ms\x18\x0b \x01(\x03\x12\x12\n\nexpires_ms\x18\x0c \x01(\x03\x12\x12\n\nround_size\x18\r \x01(\x04\x12\x31\n\tmechanism\x18\x0e \x01(\x0b\x32\x1e.fedlearn.gateway.v1.Mechanism\x12\x14\n\x0cshuffle_seed\x18\x0f \x01(\x03\"\xb6\x01\n\tMechanism\x12\x15\n\rfactorization\x18\x01 \x01(\t\x12\x18\n\x10noise_multiplier\x18\x02 \x01(\x01\x12\x14\n\x0cl2_clip_norm\x18\x03 \x01(\x01\x12\x11\n\tgrid_step\x18\x04 \x01(\x01\x12\r\n\x05steps\x18\x05 \x01(\x04\x12\x16\n\x0emin_separation\x18\x06 \x01(\x04\x12\x1a\n\x12max_participations\x18\x07 \x01(\x04\x12\x0c\n\x04kind\x18\x08 \x01(\t\"R\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x11\n\tmax_bytes\x18\x03 \x01(\r\x12\x0f\n\x07padding\x18\x04 \x01(\x0c\")\n\nFetchReply\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05total\x18\x02 \x01(\x04\"E\n\rUploadRequest\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ontribution\x18\x02 \x01(\x0c\x12\x0f\n\x07padding\x18\x03 \x01(\x0c\"\xd5\x01\n\x0bUploadReply\x12\x39\n\x07outcome\x18\x01 \x01(\x0e\x32(.fedlearn.gateway.v1.UploadReply.Outcome\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x19\n\x11ledger_checkpoint\x18\x03 \x01(\x0c\"`\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_ACCEPTED\x10\x01\x12\x10\n\x0cOUTCOME_LATE\x10\x02\x12\x14\n\x10OUTCOME_REJECTED\x10\x03\x32\xf9\x01\n\x07Gateway\x12Q\n\x07\x43heckIn\x12#.fedlearn.gateway.v1.CheckInRequest\x1a!.fedlearn.gateway.v1.CheckInReply\x12K\n\x05\x46\x65tch\x12!.fedlearn.gateway.v1.FetchRequest\x1a\x1f.fedlearn.gateway.v1.FetchReply\x12N\n\x06Upload\x12\".fedlearn.gateway.v1.UploadRequest\x1a .fedlearn.gateway.v1.UploadReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x64learn/proto/gateway.proto\x12\x13\x66\x65\x64learn.gateway.v1\"\xa0\x01\n\x0c\x45nrolRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\ncredential\x18\x02 \x01(\x0c\x12\x12\n\ndevice_key\x18\x03 \x01(\x0c\x12\x13\n\x0b\x61ttestation\x18\x04 \x01(\x0c\x12\r\n\x05nonce\x18\x05 \x01(\x0c\x12\x0f\n\x07time_ms\x18\x06 \x01(\x03\x12\x11\n\tsignature\x18\x07 \x01(\x0c\x12\x0f\n\x07padding\x18\x08 \x01(\x0c\"\xa5\x01\n\nEnrolReply\x12\x38\n\x07outcome\x18\x01 \x01(\x0e\x32\'.fedlearn.gateway.v1.EnrolReply.Outcome\x12\x0e\n\x06reason\x18\x02 \x01(\t\"M\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_ENROLLED\x10\x01\x12\x13\n\x0fOUTCOME_REFUSED\x10\x02\"\x84\x02\n\x0e\x43heckInRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\npopulation\x18\x02 \x01(\t\x12\x0f\n\x07purpose\x18\x03 \x01(\t\x12\x15\n\rbundle_digest\x18\x04 \x01(\x0c\x12\x0f\n\x07runtime\x18\x05 \x01(\t\x12\x16\n\x0estatus_version\x18\x06 \x01(\x04\x12\x13\n\x0b\x61ttestation\x18\x07 \x01(\x0c\x12\x0f\n\x07padding\x18\x08 \x01(\x0c\x12\r\n\x05nonce\x18\t \x01(\x0c\x12\x12\n\ndevice_key\x18\n \x01(\x0c\x12\x0f\n\x07time_ms\x18\x0b \x01(\x03\x12\x11\n\tsignature\x18\x0c \x01(\x0c\x12\x0f\n\x07release\x18\r \x01(\x04\"\xb1\x01\n\x0c\x43heckInReply\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.fedlearn.gateway.v1.SignedTask\x12\x15\n\rretry_after_s\x18\x02 \x01(\r\x12\x0e\n\x06status\x18\x03 \x01(\x0c\x12\x19\n\x11ledger_checkpoint\x18\x04 \x01(\x0c\x12\x0f\n\x07release\x18\x05 \x01(\x0c\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0f\n\x07time_ms\x18\x07 \x01(\x03\"-\n\nSignedTask\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xc4\x02\n\nDeviceTask\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x12\n\npopulation\x18\x03 \x01(\t\x12\x0f\n\x07purpose\x18\x04 \x01(\t\x12\x11\n\trecipient\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x04\x12\x13\n\x0bplan_digest\x18\x08 \x01(\x0c\x12\x16\n\x0eweights_digest\x18\t \x01(\x0c\x12\r\n\x05token\x18\n \x01(\x0c\x12\x11\n\tissued_ms\x18\x0b \x01(\x03\x12\x12\n\nexpires_ms\x18\x0c \x01(\x03\x12\x12\n\nround_size\x18\r \x01(\x04\x12\x31\n\tmechanism\x18\x0e \x01(\x0b\x32\x1e.fedlearn.gateway.v1.Mechanism\x12\x14\n\x0cshuffle_seed\x18\x0f \x01(\x03\"\xb6\x01\n\tMechanism\x12\x15\n\rfactorization\x18\x01 \x01(\t\x12\x18\n\x10noise_multiplier\x18\x02 \x01(\x01\x12\x14\n\x0cl2_clip_norm\x18\x03 \x01(\x01\x12\x11\n\tgrid_step\x18\x04 \x01(\x01\x12\r\n\x05steps\x18\x05 \x01(\x04\x12\x16\n\x0emin_separation\x18\x06 \x01(\x04\x12\x1a\n\x12max_participations\x18\x07 \x01(\x04\x12\x0c\n\x04kind\x18\x08 \x01(\t\"R\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x11\n\tmax_bytes\x18\x03 \x01(\r\x12\x0f\n\x07padding\x18\x04 \x01(\x0c\")\n\nFetchReply\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05total\x18\x02 \x01(\x04\"E\n\rUploadRequest\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ontribution\x18\x02 \x01(\x0c\x12\x0f\n\x07padding\x18\x03 \x01(\x0c\"\xd5\x01\n\x0bUploadReply\x12\x39\n\x07outcome\x18\x01 \x01(\x0e\x32(.fedlearn.gateway.v1.UploadReply.Outcome\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x19\n\x11ledger_checkpoint\x18\x03 \x01(\x0c\"`\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_ACCEPTED\x10\x01\x12\x10\n\x0cOUTCOME_LATE\x10\x02\x12\x14\n\x10OUTCOME_REJECTED\x10\x03\x32\xc6\x02\n\x07Gateway\x12K\n\x05\x45nrol\x12!.fedlearn.gateway.v1.EnrolRequest\x1a\x1f.fedlearn.gateway.v1.EnrolReply\x12Q\n\x07\x43heckIn\x12#.fedlearn.gateway.v1.CheckInRequest\x1a!.fedlearn.gateway.v1.CheckInReply\x12K\n\x05\x46\x65tch\x12!.fedlearn.gateway.v1.FetchRequest\x1a\x1f.fedlearn.gateway.v1.FetchReply\x12N\n\x06Upload\x12\".fedlearn.gateway.v1.UploadRequest\x1a .fedlearn.gateway.v1.UploadReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedlearn.proto.gateway_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHECKINREQUEST']._serialized_start=54
-  _globals['_CHECKINREQUEST']._serialized_end=241
-  _globals['_CHECKINREPLY']._serialized_start=243
-  _globals['_CHECKINREPLY']._serialized_end=370
-  _globals['_SIGNEDTASK']._serialized_start=372
-  _globals['_SIGNEDTASK']._serialized_end=417
-  _globals['_DEVICETASK']._serialized_start=420
-  _globals['_DEVICETASK']._serialized_end=744
-  _globals['_MECHANISM']._serialized_start=747
-  _globals['_MECHANISM']._serialized_end=929
-  _globals['_FETCHREQUEST']._serialized_start=931
-  _globals['_FETCHREQUEST']._serialized_end=1013
-  _globals['_FETCHREPLY']._serialized_start=1015
-  _globals['_FETCHREPLY']._serialized_end=1056
-  _globals['_UPLOADREQUEST']._serialized_start=1058
-  _globals['_UPLOADREQUEST']._serialized_end=1127
-  _globals['_UPLOADREPLY']._serialized_start=1130
-  _globals['_UPLOADREPLY']._serialized_end=1343
-  _globals['_UPLOADREPLY_OUTCOME']._serialized_start=1247
-  _globals['_UPLOADREPLY_OUTCOME']._serialized_end=1343
-  _globals['_GATEWAY']._serialized_start=1346
-  _globals['_GATEWAY']._serialized_end=1595
+  _globals['_ENROLREQUEST']._serialized_start=54
+  _globals['_ENROLREQUEST']._serialized_end=214
+  _globals['_ENROLREPLY']._serialized_start=217
+  _globals['_ENROLREPLY']._serialized_end=382
+  _globals['_ENROLREPLY_OUTCOME']._serialized_start=305
+  _globals['_ENROLREPLY_OUTCOME']._serialized_end=382
+  _globals['_CHECKINREQUEST']._serialized_start=385
+  _globals['_CHECKINREQUEST']._serialized_end=645
+  _globals['_CHECKINREPLY']._serialized_start=648
+  _globals['_CHECKINREPLY']._serialized_end=825
+  _globals['_SIGNEDTASK']._serialized_start=827
+  _globals['_SIGNEDTASK']._serialized_end=872
+  _globals['_DEVICETASK']._serialized_start=875
+  _globals['_DEVICETASK']._serialized_end=1199
+  _globals['_MECHANISM']._serialized_start=1202
+  _globals['_MECHANISM']._serialized_end=1384
+  _globals['_FETCHREQUEST']._serialized_start=1386
+  _globals['_FETCHREQUEST']._serialized_end=1468
+  _globals['_FETCHREPLY']._serialized_start=1470
+  _globals['_FETCHREPLY']._serialized_end=1511
+  _globals['_UPLOADREQUEST']._serialized_start=1513
+  _globals['_UPLOADREQUEST']._serialized_end=1582
+  _globals['_UPLOADREPLY']._serialized_start=1585
+  _globals['_UPLOADREPLY']._serialized_end=1798
+  _globals['_UPLOADREPLY_OUTCOME']._serialized_start=1702
+  _globals['_UPLOADREPLY_OUTCOME']._serialized_end=1798
+  _globals['_GATEWAY']._serialized_start=1801
+  _globals['_GATEWAY']._serialized_end=2127
 # @@protoc_insertion_point(module_scope)

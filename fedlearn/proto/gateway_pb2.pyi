@@ -6,8 +6,44 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class EnrolRequest(_message.Message):
+    __slots__ = ("version", "credential", "device_key", "attestation", "nonce", "time_ms", "signature", "padding")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_KEY_FIELD_NUMBER: _ClassVar[int]
+    ATTESTATION_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    credential: bytes
+    device_key: bytes
+    attestation: bytes
+    nonce: bytes
+    time_ms: int
+    signature: bytes
+    padding: bytes
+    def __init__(self, version: _Optional[int] = ..., credential: _Optional[bytes] = ..., device_key: _Optional[bytes] = ..., attestation: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., time_ms: _Optional[int] = ..., signature: _Optional[bytes] = ..., padding: _Optional[bytes] = ...) -> None: ...
+
+class EnrolReply(_message.Message):
+    __slots__ = ("outcome", "reason")
+    class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        OUTCOME_UNSPECIFIED: _ClassVar[EnrolReply.Outcome]
+        OUTCOME_ENROLLED: _ClassVar[EnrolReply.Outcome]
+        OUTCOME_REFUSED: _ClassVar[EnrolReply.Outcome]
+    OUTCOME_UNSPECIFIED: EnrolReply.Outcome
+    OUTCOME_ENROLLED: EnrolReply.Outcome
+    OUTCOME_REFUSED: EnrolReply.Outcome
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    outcome: EnrolReply.Outcome
+    reason: str
+    def __init__(self, outcome: _Optional[_Union[EnrolReply.Outcome, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class CheckInRequest(_message.Message):
-    __slots__ = ("version", "population", "purpose", "bundle_digest", "runtime", "status_version", "attestation", "padding", "nonce")
+    __slots__ = ("version", "population", "purpose", "bundle_digest", "runtime", "status_version", "attestation", "padding", "nonce", "device_key", "time_ms", "signature", "release")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     POPULATION_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +53,10 @@ class CheckInRequest(_message.Message):
     ATTESTATION_FIELD_NUMBER: _ClassVar[int]
     PADDING_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_KEY_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
     version: int
     population: str
     purpose: str
@@ -26,19 +66,29 @@ class CheckInRequest(_message.Message):
     attestation: bytes
     padding: bytes
     nonce: bytes
-    def __init__(self, version: _Optional[int] = ..., population: _Optional[str] = ..., purpose: _Optional[str] = ..., bundle_digest: _Optional[bytes] = ..., runtime: _Optional[str] = ..., status_version: _Optional[int] = ..., attestation: _Optional[bytes] = ..., padding: _Optional[bytes] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+    device_key: bytes
+    time_ms: int
+    signature: bytes
+    release: int
+    def __init__(self, version: _Optional[int] = ..., population: _Optional[str] = ..., purpose: _Optional[str] = ..., bundle_digest: _Optional[bytes] = ..., runtime: _Optional[str] = ..., status_version: _Optional[int] = ..., attestation: _Optional[bytes] = ..., padding: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., device_key: _Optional[bytes] = ..., time_ms: _Optional[int] = ..., signature: _Optional[bytes] = ..., release: _Optional[int] = ...) -> None: ...
 
 class CheckInReply(_message.Message):
-    __slots__ = ("task", "retry_after_s", "status", "ledger_checkpoint")
+    __slots__ = ("task", "retry_after_s", "status", "ledger_checkpoint", "release", "reason", "time_ms")
     TASK_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     LEDGER_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
     task: SignedTask
     retry_after_s: int
     status: bytes
     ledger_checkpoint: bytes
-    def __init__(self, task: _Optional[_Union[SignedTask, _Mapping]] = ..., retry_after_s: _Optional[int] = ..., status: _Optional[bytes] = ..., ledger_checkpoint: _Optional[bytes] = ...) -> None: ...
+    release: bytes
+    reason: str
+    time_ms: int
+    def __init__(self, task: _Optional[_Union[SignedTask, _Mapping]] = ..., retry_after_s: _Optional[int] = ..., status: _Optional[bytes] = ..., ledger_checkpoint: _Optional[bytes] = ..., release: _Optional[bytes] = ..., reason: _Optional[str] = ..., time_ms: _Optional[int] = ...) -> None: ...
 
 class SignedTask(_message.Message):
     __slots__ = ("task", "signature")

@@ -34,6 +34,11 @@ class GatewayStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.Enrol = channel.unary_unary(
+                '/fedlearn.gateway.v1.Gateway/Enrol',
+                request_serializer=fedlearn_dot_proto_dot_gateway__pb2.EnrolRequest.SerializeToString,
+                response_deserializer=fedlearn_dot_proto_dot_gateway__pb2.EnrolReply.FromString,
+                _registered_method=True)
         self.CheckIn = channel.unary_unary(
                 '/fedlearn.gateway.v1.Gateway/CheckIn',
                 request_serializer=fedlearn_dot_proto_dot_gateway__pb2.CheckInRequest.SerializeToString,
@@ -53,6 +58,13 @@ class GatewayStub:
 
 class GatewayServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def Enrol(self, request, context):
+        """Makes a device key known, once, for a credential that the phone maker issued to this phone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def CheckIn(self, request, context):
         """Asks for work for one population. The reply is a task, or when to come again.
@@ -78,6 +90,11 @@ class GatewayServicer:
 
 def add_GatewayServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Enrol': grpc.unary_unary_rpc_method_handler(
+                    servicer.Enrol,
+                    request_deserializer=fedlearn_dot_proto_dot_gateway__pb2.EnrolRequest.FromString,
+                    response_serializer=fedlearn_dot_proto_dot_gateway__pb2.EnrolReply.SerializeToString,
+            ),
             'CheckIn': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckIn,
                     request_deserializer=fedlearn_dot_proto_dot_gateway__pb2.CheckInRequest.FromString,
@@ -103,6 +120,33 @@ def add_GatewayServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Gateway:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Enrol(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedlearn.gateway.v1.Gateway/Enrol',
+            fedlearn_dot_proto_dot_gateway__pb2.EnrolRequest.SerializeToString,
+            fedlearn_dot_proto_dot_gateway__pb2.EnrolReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def CheckIn(request,

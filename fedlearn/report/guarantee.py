@@ -271,14 +271,20 @@ def default_trusted(mode: PrivacyMode, *, relayed: bool = False) -> tuple[str, .
         relayed: a SuperLink carries tasks and sums between nodes and server.
     """
     private = mode is not PrivacyMode.NONE
+    node = "The node that hosts a cohort sees single updates, clips them and adds them up."
     server = "The server sees the sum of a round" + (" before its noise." if private else ".")
-    keys = " before their noise, and the secret key that draws a round's cohort," if private else ""
-    carrier = (
-        f"SuperLink, and whoever reads its memory, its database or a backup of it, sees the sums of parts{keys} until "
-        "they are delivered."
+    if not relayed:
+        return (node, server)
+    holds = (
+        " It holds the key that draws a round's cohort, where one is drawn: from all phones, those of other nodes too."
     )
-    seen = ("The node that hosts a cohort sees single updates, clips them and adds them up.", server)
-    return (*seen, carrier) if relayed else seen
+    keys = " before their noise, and that key," if private else ""
+    carrier = (
+        "SuperLink, the proxy in front of it, and whoever reads their memory, their disks or a copy of SuperLink's "
+        f"database, sees the sums of parts{keys} also after the run: what was delivered stays in the database's files "
+        "until they are overwritten."
+    )
+    return (node + (holds if private else ""), server, carrier)
 
 
 def default_unprotected() -> tuple[str, ...]:
@@ -302,6 +308,7 @@ def default_assurances(
     *,
     adaptive: bool = False,
     relayed: bool = False,
+    enough: float = 1.0,
 ) -> Assurances:
     """Sort the guarantee by who vouches for it, for runtimes with central noise.
 
@@ -313,6 +320,7 @@ def default_assurances(
         participation: the bounds the guarantee rests on, or None where it rests on Poisson sampling.
         adaptive: ``l2_clip_norm`` is the first round's only; later ones follow from what was released.
         relayed: a SuperLink carries tasks and sums between nodes and server.
+        enough: share of the parts whose answers closed a round, in (0, 1]; below 1, time decides which are in a sum.
     """
     digests = "Whoever holds config, data, catalogue and code can check them against the digests below."
     who = "The simulator, standing in for the phone," if population is Population.SIMULATED else "The phone"
@@ -326,18 +334,34 @@ def default_assurances(
     kept = "Updates and sums were not kept, and each device in the data is one unit."
     carried = (
         (
-            "Nobody else ran a node or read SuperLink's memory, its database or a backup of it: parts' sums lie there "
-            "without noise, and the keys that draw cohorts, until they are delivered.",
+            "Nobody else ran a node, SuperLink or the proxy in front of it, or read their memory, their disks or a "
+            "copy of SuperLink's database: parts' sums lie there without noise, and the keys that draw cohorts, also "
+            "after the run, until the database's files are overwritten.",
         )
         if relayed
         else ()
     )
     if mode is PrivacyMode.NONE or charges is None:
         return Assurances((digests,), (*clip, text), (*carried, kept))
+    early = (
+        (
+            f"runtime.enough={enough:g}: a round closed once that share of the parts had answered, so time decided "
+            "which parts are in its sum, and a part takes the longer the more devices are drawn and the more they "
+            "hold. That no device thereby kept a part in or out is not checked; with runtime.enough=1 only a deadline "
+            "that passes could do so.",
+        )
+        if enough < 1.0
+        else ()
+    )
     rests = "the sampling rate"
+    shown = "and were shown to nobody."
+    if relayed:
+        shown = (
+            "and those of noise were shown to nobody. SuperLink, the proxy and every node hold the key that draws a "
+            "round's cohort; none of them used it to learn who takes part."
+        )
     drawn = (
-        "Each inclusion was its own secret draw; the keys of sampling and noise came from the operating system "
-        "and were shown to nobody."
+        f"Each inclusion was its own secret draw; the keys of sampling and noise came from the operating system {shown}"
     )
     if participation is not None:
         b, k = participation.min_separation, participation.max_participations
@@ -356,7 +380,10 @@ def default_assurances(
             "The ledger is complete: its entries are chained and signed by the operator's key, but only a checkpoint "
             "kept elsewhere shows that no later entry is missing.",
             "The node clipped as it says, and the server added the noise it was charged for, after the charge.",
-            "No node's failure depended on a device's data; the split into folds is taken as public.",
+            "No node's failure depended on a device's data, nor how long its answer took: a part that fails, or comes "
+            "when the round is closed, is missing from the sum with all its devices. The split into folds is taken as "
+            "public.",
+            *early,
             "What choosing the settings on these devices spent, if they were: it is not counted here.",
             drawn,
             *carried,

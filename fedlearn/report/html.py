@@ -119,7 +119,7 @@ def _charts(summary: Summary, rounds: Sequence[RoundRecord]) -> list[Chart]:
     plans: list[tuple[str, str, Reading, bool]] = [
         *((name, "on held-out choices; not protected", _evaluation(name), False) for name in names),
         ("Loss", "mean over the cohort, nats; not protected", lambda r: r.loss, False),
-        ("Cohort", "accepted contributions; not protected", lambda r: float(r.cohort), True),
+        ("Cohort", "accepted contributions; not protected", lambda r: r.cohort, True),
         ("Epsilon", "of one training, spent so far", lambda r: r.epsilon, True),
         ("Clipped", "share of updates over the clip norm; not protected", lambda r: r.clipped_fraction, True),
         (

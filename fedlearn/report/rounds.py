@@ -36,7 +36,7 @@ class RoundRecord:
         round: round of this training, from 0.
         step: mechanism step; grows only when a sum (or noise alone) is released.
         loss: mean training loss over the cohort, in nats; null for an empty cohort.
-        cohort: devices whose contribution was accepted.
+        cohort: devices whose contribution was accepted; null where the devices are not simulated.
         clipped_fraction: share of them whose update was longer than the clip norm, 0..1; null for an empty cohort.
         signal_to_noise: norm of the clean mean over the expected norm of its noise; null without noise.
         clip: L2 bound on one device's update in this round; where it is adapted, a function of what earlier rounds
@@ -67,7 +67,7 @@ class RoundRecord:
     round: int
     step: int
     loss: float | None
-    cohort: int
+    cohort: int | None
     clipped_fraction: float | None
     signal_to_noise: float | None
     clip: float

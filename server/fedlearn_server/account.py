@@ -71,6 +71,8 @@ def job_digest(job: TrainingJob) -> str:
         "adaptive_clip": repr(job.adaptive_clip),
         "plan": repr(job.plan),
     }
+    if job.gateways:
+        body["cohort"] = job.cohort  # the approved plan, and what phones are promised
     return hashlib.sha256(canonical(body).encode("ascii")).hexdigest()
 
 
@@ -78,7 +80,7 @@ def _make(job: TrainingJob, plan: PrivacyPlan) -> None:
     """Make the ledger, unless another process has just made it."""
     path = job.directory / LEDGER_FILE
     scope = new_scope(
-        f"{job.population} simulated devices",
+        f"{job.population} {'devices behind gateways' if job.gateways else 'simulated devices'}",
         plan.epsilon,
         plan.delta,
         operator_key().public,

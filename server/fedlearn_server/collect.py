@@ -6,6 +6,7 @@ node that was killed took its message with it; the first answer of a part counts
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ from fedlearn_server.message import CHALLENGE_BYTES, Question, pack_question, un
 SHORTEST_WAIT_S = 0.05
 LONGEST_WAIT_S = 0.5
 TTL_SLACK_S = 60.0
-LONGEST_REASON = 200
+KIND_OF_ERROR = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,59}( FL[0-9]{3})?")
+"""What a node may say of its failure (``fedlearn_server.flower.failure_reply``); its own words may quote a phone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class PartAnswer:
         partition: which part.
         node: Flower's id of the node that was asked.
         payload: an encoded reply; empty after a failure.
-        failure: what went wrong, or "".
+        failure: what went wrong, or ""; of a node's own words the kind of error and its code at most.
         reason: what a failure counts as.
     """
 
@@ -243,10 +245,17 @@ def wait_for_nodes(grid: Grid, end: float) -> list[int]:
     return nodes
 
 
+def _failure(reply: Message) -> str:
+    """Return what is kept of an error reply: it reaches logs, failure.json and the run's status."""
+    if was_lost(reply):
+        return "lost"
+    said = reply.error.reason or ""
+    return said if KIND_OF_ERROR.fullmatch(said) else "failed"
+
+
 def _answer(asked: _Asked, reply: Message) -> PartAnswer:
     if reply.has_error():
-        failure = (reply.error.reason or f"error {reply.error.code}")[:LONGEST_REASON]
-        return PartAnswer(asked.partition, asked.node, b"", failure)
+        return PartAnswer(asked.partition, asked.node, b"", _failure(reply))
     try:
         return PartAnswer(asked.partition, asked.node, unpack_answer(reply.content, asked.challenge))
     except MalformedMessage as error:

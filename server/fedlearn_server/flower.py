@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -78,6 +79,7 @@ from google.protobuf.message import DecodeError
 from packaging.version import Version
 
 from fedlearn.errors import FedlearnError, SuperLinkRefused, SuperLinkUnreachable
+from fedlearn.wire import MAX_MESSAGE_BYTES
 
 __all__ = [
     "OPERATOR_HEADER",
@@ -117,6 +119,11 @@ OBJECT_CACHE_BYTES = 64 * 2**20
 OBJECT_OVERHEAD_BYTES = 400  # of a small one, as each message brings some: a node lives for months
 OBJECT_WAIT_S = 0.05
 OBJECT_TRIES = 200
+MOST_OBJECTS = 8
+"""Objects of a reply that are fetched at most; ours has three: the message, its list of records and one record."""
+MOST_REPLY_BYTES = MAX_MESSAGE_BYTES + 2**16
+READING_S = 1.0
+"""Seconds after which a reading of replies begins no other one, so that its caller can look at the clock."""
 OPERATOR_HEADER = "x-fedlearn-operator"
 OPERATOR_TOKEN_DIGITS = 64
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -718,15 +725,31 @@ def guard_replies(grid: Grid) -> None:
     """Let a ServerApp's grid read replies one by one, so that no node can hold up or end the round of the others.
 
     Flower's own grid over SuperLink waits up to three minutes for the parts of a reply whose sender was killed while it
-    sent them, a second at least for one that is just being sent, and lets pass through whatever a malformed part
-    raises. From here on a reply that is not whole yet is left for the next reading, and one that cannot be read is an
-    empty one. Other grids stay as they are.
+    sent them, a second at least for one that is just being sent, fetches as many parts of any size as a sender names,
+    and lets pass through whatever a malformed part raises. From here on a reply that is not whole yet is left for the
+    next reading, one that cannot be read or is larger than any of ours is an empty one, and a reading ends with the
+    reply at which ``READING_S`` seconds have passed. Other grids stay as they are.
     """
     # late: a node and a submitter need none of it
     from flwr.superlink.grid.http_grid import HttpGrid  # noqa: PLC0415
 
     if isinstance(grid, HttpGrid):
         grid.pull_messages = _ReplyReader(grid).read  # type: ignore[method-assign]
+
+
+class _TooLarge(Exception):
+    """A reply has more objects or bytes than any of ours."""
+
+
+class _Bound:
+    """Refuses an answer of SuperLink by the length that it announces, before any of it is held; None: takes all."""
+
+    def __init__(self) -> None:
+        self.bytes: int | None = None
+
+    def __call__(self, response: httpx.Response) -> None:
+        if self.bytes is not None and int(response.headers.get("content-length", 0)) > self.bytes:
+            raise _TooLarge
 
 
 @dataclass(slots=True)
@@ -737,10 +760,16 @@ class _Incoming:
     tree: ObjectTree
     contents: dict[str, bytes] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.contents.values()))
+
 
 class _ReplyReader:
-    def __init__(self, grid: Any) -> None:
+    def __init__(self, grid: Any, most_bytes: int = MOST_REPLY_BYTES) -> None:
         self._grid = grid
+        self._most_bytes = most_bytes
+        self._bound = _Bound()
         self._incoming: dict[str, _Incoming] = {}
 
     def read(self, message_ids: Iterable[str]) -> Iterator[Message]:
@@ -749,17 +778,28 @@ class _ReplyReader:
         Args:
             message_ids: of the messages that were sent and not answered yet; replies to others are forgotten.
         """
-        grid, client, wanted = self._grid, self._grid._runtime_client, list(message_ids)
-        self._incoming = {sent: self._incoming[sent] for sent in wanted if sent in self._incoming}
+        grid, client, wanted = self._grid, self._grid._runtime_client, dict.fromkeys(message_ids)
+        began = time.monotonic()
+        self._incoming = {sent: reply for sent, reply in self._incoming.items() if sent in wanted}
         if new := [sent for sent in wanted if sent not in self._incoming]:
             found = client.PullMessages(PullAppMessagesRequest(message_ids=new))
             for proto, tree in zip(found.messages_list, found.message_object_trees, strict=True):
                 self._incoming[proto.metadata.reply_to_message_id] = _Incoming(message_from_proto(proto), tree)
         for sent, reply in list(self._incoming.items()):
             message = self._finished(grid, client, reply)
+            del self._incoming[sent]
             if message is not None:
-                del self._incoming[sent]
                 yield message
+            else:
+                self._put_last(sent, reply)
+            if time.monotonic() - began >= READING_S:
+                return
+
+    def _put_last(self, sent: str, reply: _Incoming) -> None:
+        """Let the others go first next time; what would be held of all of them over the bound is fetched again."""
+        if reply.size + sum(other.size for other in self._incoming.values()) > self._most_bytes:
+            reply.contents.clear()
+        self._incoming[sent] = reply
 
     def _finished(self, grid: Any, client: RuntimeHttpClient, reply: _Incoming) -> Message | None:
         head, run_id = reply.head, grid.run.run_id
@@ -769,6 +809,9 @@ class _ReplyReader:
         except LookupError:
             gone = Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, "a part of the reply is gone")
             return make_message(head.metadata, error=gone)
+        except _TooLarge:
+            logger.debug("a reply is larger than any may be")
+            reply.contents.clear()
         client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(node=grid.node, run_id=run_id, message_object_id=head.metadata.message_id)
         )
@@ -776,18 +819,41 @@ class _ReplyReader:
         return head if head.has_error() else make_message(head.metadata, content=_content(reply))
 
     def _fetched(self, grid: Any, client: RuntimeHttpClient, reply: _Incoming) -> bool:
-        """Fetch what is there of a reply; False: not all of it is. Raises LookupError for what will never be there."""
-        for leaf in iterate_object_tree(reply.tree):
+        """Fetch what is there of a reply; False: not all of it is.
+
+        Raises:
+            LookupError: a part will never be there.
+            _TooLarge: it has too many parts or bytes.
+        """
+        leaves = list(islice(iterate_object_tree(reply.tree), MOST_OBJECTS + 1))
+        if len(leaves) > MOST_OBJECTS:
+            raise _TooLarge
+        for leaf in leaves:
             if leaf.object_id in reply.contents:
                 continue
             request = PullObjectRequest(node=grid.node, run_id=grid.run.run_id, object_id=leaf.object_id)
-            found = client.PullObject(request)
+            with self._bounded(client, self._most_bytes - reply.size):
+                found = client.PullObject(request)
             if not found.object_found:
                 raise LookupError(leaf.object_id)
             if not found.object_available:
                 return False
             reply.contents[leaf.object_id] = found.object_content
+            if reply.size > self._most_bytes:
+                raise _TooLarge
         return True
+
+    @contextmanager
+    def _bounded(self, client: RuntimeHttpClient, most_bytes: int) -> Iterator[None]:
+        """Let no answer pass that is longer than an object of so many bytes makes it."""
+        hooks = client._client.event_hooks["response"]
+        if self._bound not in hooks:  # Flower makes a new client when it connects anew
+            hooks.append(self._bound)
+        self._bound.bytes = most_bytes + OBJECT_OVERHEAD_BYTES
+        try:
+            yield
+        finally:
+            self._bound.bytes = None
 
 
 def _content(reply: _Incoming) -> RecordDict:

@@ -35,7 +35,7 @@ class CohortHost(Hashable, Protocol):
 
         Raises:
             CodeMismatch: the run was submitted by other code than this side runs.
-            DataError: this side lacks the data.
+            DataError: this side lacks the data, or has others than the run.
         """
         ...
 

@@ -71,6 +71,8 @@ class TrainingJob:
         participation: the schedule that decides who takes part instead of a draw, or None.
         adaptive_clip: how the clip follows a quantile of the norms, or None: it stays.
         ledger: the shared ledger it spends from, or None: one of its own, in ``directory``.
+        gateways: phones take part by themselves, through gateways that count their participations; what they did
+            is known to nobody without noise.
     """
 
     run_id: str
@@ -90,6 +92,7 @@ class TrainingJob:
     participation: CohortSchedule | None = None
     adaptive_clip: AdaptiveClipSettings | None = None
     ledger: SharedLedger | None = None
+    gateways: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a plan that was made for another training, or a population whose exact sum has no room."""
@@ -106,7 +109,16 @@ class TrainingJob:
                 "plan again."
             )
         bounds = plan.participation
-        if bounds is not None and bounds.max_participations < most_participations(self.rounds, bounds.min_separation):
+        if self.gateways and bounds is None:
+            raise OutOfRange(
+                "privacy.min_separation=null: phones behind gateways are not sampled, so that nothing is amplified; "
+                "choose a mechanism for bounded participation, e.g. privacy=blt."
+            )
+        if (
+            not self.gateways
+            and bounds is not None
+            and bounds.max_participations < most_participations(self.rounds, bounds.min_separation)
+        ):
             raise OutOfRange(
                 f"privacy.max_participations={bounds.max_participations}: nothing in a simulation holds a phone to "
                 "fewer participations than its separation leaves room for; leave it null."

@@ -63,6 +63,11 @@ def _run(given: argparse.Namespace, opened: ExitStack) -> int:
     opened.callback(server.close)
     log_json("node")
     directory.listen(server.port)
+    return work(node, stop)
+
+
+def work(node: Node, stop: Stop) -> int:
+    """Run a node in the main thread until SIGTERM or SIGINT; return 0, or 1 if the question in hand was given up."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopping(stop))
     signal.signal(signal.SIGALRM, _give_up)

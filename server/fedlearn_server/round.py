@@ -24,7 +24,7 @@ from fedlearn.fold import Fold, FoldTerms
 from fedlearn.models.base import Parameters
 from fedlearn.privacy.grid import grid_step
 from fedlearn.privacy.sampling import RoundKey
-from fedlearn.task import CohortReply, RoundTask, shard
+from fedlearn.task import LARGEST_LOSS, CohortReply, RoundTask, shard
 from fedlearn.types import F64, BoundedSum, Contribution, Level, NoisyMean
 from fedlearn.wire import decode_reply, encode_task, task_digest
 from fedlearn_server.checkpoint import Checkpoint
@@ -180,26 +180,43 @@ def make_task(job: TrainingJob, state: TrainingState, attempt: int, key: RoundKe
 
 @dataclass(slots=True)
 class Gathered:
-    """The fold of a round and the unprotected figures that came with it."""
+    """The fold of a round and the unprotected figures that came with it.
+
+    Args:
+        fold: of the parts' sums.
+        minimum: parts that must be in it.
+        loss_sum: of all trained phones.
+        trained: phones.
+        clipped: phones.
+        parts: answers of whole parts that were left out before the fold saw them, by reason.
+        phones: phones that their nodes left out, by reason.
+        failures: what failed parts said.
+    """
 
     fold: Fold
     minimum: int
     loss_sum: float = 0.0
     trained: int = 0
     clipped: int = 0
-    rejected: Counter[Reason] = field(default_factory=Counter)
+    parts: Counter[Reason] = field(default_factory=Counter)
+    phones: Counter[Reason] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
     def bounded_sum(self, step: int, l2_sensitivity: float, *, private: bool) -> BoundedSum:
-        """Return the sum; raise RoundFailed with what every node did if too few parts are in it."""
-        counted = ", ".join(f"{reason}: {count}" for reason, count in self._counts.items()) or "no answer arrived"
+        """Return the sum; raise RoundFailed with what every part did if too few are in it.
+
+        With privacy on, nothing is said of phones: the words of an attempt that is given up reach logs and files, and
+        its noise, which would cover nothing of them, is never drawn.
+        """
+        counts = self.fold.rejected + self.parts if private else self._counts
+        counted = ", ".join(f"{reason}: {count}" for reason, count in counts.items()) or "no answer arrived"
         if self.fold.accepted < self.minimum:
             said = "; ".join((f"({counted})", *self.failures))
             raise RoundFailed(
                 f"step {step}: {self.fold.accepted or 'no'} part(s) of the population accepted, at least "
                 f"{self.minimum} needed {said}."
             )
-        if not private and not self.fold.count and self.rejected:
+        if not private and not self.fold.count and (self.parts or self.phones):
             # with privacy on, whether a round is released must not depend on one phone: an empty cohort is noise alone
             raise RoundFailed(
                 f"step {step}: every phone of the cohort was rejected ({counted}); not_finite means that local "
@@ -208,8 +225,8 @@ class Gathered:
         return self.fold.bounded_sum(step, l2_sensitivity)
 
     @property
-    def _counts(self) -> Mapping[Reason, int]:
-        return dict(self.fold.rejected + self.rejected)
+    def _counts(self) -> Counter[Reason]:
+        return self.fold.rejected + self.parts + self.phones
 
     def unprotected(self, bounded: BoundedSum, mean: NoisyMean, task: RoundTask) -> Unprotected:
         """Return the round's unprotected figures."""
@@ -220,7 +237,7 @@ class Gathered:
             cohort=bounded.count,
             clipped_fraction=self.clipped / bounded.count if bounded.count else None,
             signal_to_noise=float(np.linalg.norm(signal)) / noise if noise > 0.0 else None,
-            rejected=self._counts,
+            rejected=dict(self._counts),
             failures=tuple(self.failures),
         )
 
@@ -240,13 +257,13 @@ def gather(nodes: Conversation, task: RoundTask, job: TrainingJob) -> Gathered:
             if gathered.fold.accepted >= enough:
                 break
     if len(seen) < job.shards:
-        gathered.rejected[Reason.LATE] += job.shards - len(seen)
+        gathered.parts[Reason.LATE] += job.shards - len(seen)
     return gathered
 
 
 def _fold(gathered: Gathered, answer: PartAnswer, max_bytes: int, reserved: int) -> None:
     if answer.failure:
-        gathered.rejected[answer.reason] += 1
+        gathered.parts[answer.reason] += 1
         gathered.failures.append(f"part {answer.partition}: {answer.failure}")
         return
     reply: CohortReply | None = None
@@ -256,6 +273,8 @@ def _fold(gathered: Gathered, answer: PartAnswer, max_bytes: int, reserved: int)
         reply = decode_reply(answer.payload, max_bytes)
         if sum(reply.rejected.values()) > reserved:
             raise ContributionRejected(Reason.OVER_COUNT, f"counts more rejected phones than its {reserved}")
+        if not abs(reply.loss_sum) <= LARGEST_LOSS * reply.trained:
+            raise ContributionRejected(Reason.MALFORMED, "a loss that its phones cannot have")
         return reply.contribution
 
     if gathered.fold.offer(decode, reserved) is None or reply is None:
@@ -263,7 +282,7 @@ def _fold(gathered: Gathered, answer: PartAnswer, max_bytes: int, reserved: int)
     gathered.loss_sum += reply.loss_sum
     gathered.trained += reply.trained
     gathered.clipped += reply.clipped
-    gathered.rejected.update(reply.rejected)
+    gathered.phones.update(reply.rejected)
 
 
 def advance(job: TrainingJob, state: TrainingState, task: RoundTask, mean: NoisyMean) -> F64:

@@ -30,6 +30,10 @@ OPERATOR_TOKEN: Final = "--operator-token"  # noqa: S105 - a name
 HEALTH: Final = "/health"
 POLL_S: Final = 0.5  # each look costs SuperLink as much as a node's
 RETRY_S: Final = 0.5
+FLOWER_SETTINGS: Final = frozenset(
+    {"FLWR_HOME", "FLWR_LOG_LEVEL", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK"}
+)
+"""Variables that Flower may read here. Another one opens a second, unguarded port, hands content to a tracer, ..."""
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +94,8 @@ def main(arguments: Sequence[str]) -> None:
     os.write(memory, secret)
     kept = ("--isolation", "process", "--superexec-auth-secret-file", f"/proc/self/fd/{memory}")
     sys.argv = ["flower-superlink", *arguments, *kept]
+    for name in [name for name in os.environ if name.startswith("FLWR_") and name not in FLOWER_SETTINGS]:
+        del os.environ[name]
     threading.Thread(target=_launch, args=(address, Path(ca), secret), daemon=True).start()
     run_superlink(lambda app: OperatorOnly(app, token))
 

@@ -241,6 +241,20 @@ class TransportConformance:
         with pytest.raises(TransportFailed):
             self.dead().call(method, b"")
 
+    def test_hanging_up_is_always_possible(self) -> None:
+        for transport in (self.dead(), self.alive()):
+            if transport is not None:
+                transport.hang_up()
+                transport.hang_up()
+
+    def test_a_call_after_hanging_up_begins_anew(self) -> None:
+        transport = self.alive()
+        if transport is None:
+            pytest.skip("this transport has no gateway")
+        first = transport.call(Method.CHECK_IN, b"")
+        transport.hang_up()
+        assert isinstance(transport.call(Method.CHECK_IN, b""), type(first))
+
     @pytest.mark.parametrize("size", [0, 256, 2**21])
     def test_bytes_go_there_and_back(self, size: int) -> None:
         transport = self.alive()

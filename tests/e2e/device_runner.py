@@ -77,6 +77,9 @@ class SocketTransport:
             raise TransportFailed("gateway: no reply.")
         return reply
 
+    def hang_up(self) -> None:
+        return None
+
 
 def exactly(link: socket.socket, count: int) -> bytes:
     """Read ``count`` bytes; raise OSError where the other side ended before."""
@@ -108,6 +111,7 @@ def hooks_of(config: Config, **changes: Any) -> Hooks:
 def daemon_of(config: Config, **changes: Any) -> Daemon:
     """Return a daemon, not yet started. ``changes`` are hooks."""
     public = [Path(path) for path, _ in config.sockets.values()]
+    paths = {name: Path(value) for name, value in config.settings.items() if name == "credential"}
     settings = Settings(
         **{
             "directory": Path(config.state),
@@ -120,6 +124,7 @@ def daemon_of(config: Config, **changes: Any) -> Daemon:
             "recommend_burst": 10_000,
             "train": False,
             **config.settings,
+            **paths,
         }
     )
     return Daemon(settings, hooks_of(config, **changes), also=tuple(public[1:]))

@@ -127,7 +127,7 @@ class Gateway(FakeGateway):
     ``on_upload`` is called as soon as an upload has arrived; ``clock`` decides times and tokens (``FixedRandom``).
     """
 
-    def __init__(self, clock: Any = None) -> None:
+    def __init__(self, clock: Any = None, credentials: Sequence[bytes] | None = None) -> None:
         super().__init__(
             plan(),
             weights(),
@@ -135,6 +135,7 @@ class Gateway(FakeGateway):
             clock_rng=clock or LinuxClock(),
             run_id="run-1",
             task_seconds=12 * 3600.0,  # of a clock that stands still while all tests run
+            credentials=credentials,
         )
         self._one = threading.Lock()
         self._listener: socket.socket | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
+from fedlearn.device.requests import is_signed
 from fedlearn.features.index import CatalogueIndex
 from fedlearn.features.ingest import read_message
 from fedlearn.features.said import said_bytes
@@ -22,6 +24,7 @@ from fedlearn.proto import gateway_pb2, wire_pb2
 from fedlearn_client.hooks import Method
 from fedlearn_client.linux.audit import JsonLines
 from fedlearn_client.linux.clock import LinuxClock
+from fedlearn_client.linux.keystore import FileKeyStore
 
 sys.path.insert(0, str(Path(__file__).parent))
 import device_canary as canary
@@ -55,11 +58,22 @@ class KnownRandom(LinuxClock):
 
 
 def requests_of(seed: int, live: Callable[[Any], None] = canary.Evening.live, **options: Any) -> Any:
-    """Everything that leaves in an evening with the words of ``seed``."""
+    """Everything that leaves in an evening with the words of ``seed``; what each phone says of itself is evened out."""
     options.setdefault("hooks", {"clock_rng": KnownRandom()})
     with canary.evening(seed, gateway=worlds.Gateway(worlds.FixedRandom()), **options) as one:
         live(one)
-        return one.requests()
+        key = FileKeyStore(one.phone.state / "keys").public_key()
+        return [(method, _evened(body, key) if method is Method.CHECK_IN else body) for method, body in one.requests()]
+
+
+def _evened(check_in: bytes, key: bytes) -> bytes:
+    """Return a check-in without the three fields that differ between phones: key, time, and what follows from all."""
+    asked = gateway_pb2.CheckInRequest.FromString(check_in)
+    assert asked.device_key == key
+    assert is_signed(asked), "something is in the signature that is none"  # Ed25519 has one for each message and key
+    assert abs(asked.time_ms / 1000 - time.time()) < 600
+    asked.device_key, asked.time_ms, asked.signature = bytes(32), 1, bytes(64)
+    return asked.SerializeToString(deterministic=True)
 
 
 @lru_cache
@@ -89,9 +103,13 @@ def without_nonce(requests: list[tuple[Method, bytes]]) -> list[bytes]:
 # -- nothing is found --------------------------------------------------------------------------------------------------
 
 
-def test_no_word_is_found_anywhere() -> None:
-    """A process of its own, so that its error output and its files are all there is."""
-    with canary.evening(1, inside=False) as one:
+def test_no_word_is_found_anywhere(tmp_path: Path) -> None:
+    """A process of its own, so that its error output and its files are all there is; it enrols first."""
+    credential = tmp_path / "credential"
+    credential.write_bytes(b"a credential")
+    gateway = worlds.Gateway(credentials=[b"a credential"])
+    settings = {"credential": str(credential)}
+    with canary.evening(1, inside=False, gateway=gateway, settings=settings) as one:
         one.agree()
         one.talk()
         one.blunder()
@@ -203,6 +221,7 @@ class LeakyTransport:
 
     def call(self, method: Method, request: bytes) -> bytes:
         kind: type[Message] = {
+            Method.ENROL: gateway_pb2.EnrolRequest,
             Method.CHECK_IN: gateway_pb2.CheckInRequest,
             Method.FETCH: gateway_pb2.FetchRequest,
             Method.UPLOAD: gateway_pb2.UploadRequest,
@@ -210,6 +229,9 @@ class LeakyTransport:
         changed: Any = kind.FromString(request)
         changed.padding = self._hidden + changed.padding[len(self._hidden) :]
         return bytes(self._gateway.call(method, changed.SerializeToString()))
+
+    def hang_up(self) -> None:
+        return None
 
 
 class LeakyLog(JsonLines):

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import shutil
 import sys
 import threading
 import zipfile
@@ -66,7 +67,7 @@ QUESTION = {
     "fedlearn.place": {"partition": "sint64", "partitions": "sint64", "challenge": "bytes"},
 }
 ANSWER = {"fedlearn.reply": {"payload": "bytes", "challenge": "bytes"}}
-DESCRIPTION = {"code", "config", "fold"}
+DESCRIPTION = {"code", "config", "fold", "roll"}
 
 
 # a population with canaries
@@ -154,7 +155,8 @@ def load(name: str) -> ModuleType:
 def capture(superlink: SuperLinkWorld, tmp_path_factory: pytest.TempPathFactory) -> Capture:
     """A private training over one node, and a question that fails."""
     base = tmp_path_factory.mktemp("bytes")
-    told, elsewhere = release(base / "told"), release(base / "elsewhere")
+    told = release(base / "told")
+    elsewhere = shutil.copytree(told, base / "elsewhere")  # written anew, its archive would have another time in it
     captured = Capture()
     member: Member = superlink.register()
     link = superlink.link(member, captured)

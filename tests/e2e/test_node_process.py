@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from fedlearn.lab import compose
-from fedlearn.lab.shards import describe
+from fedlearn.lab.shards import Roll, describe
 
 if TYPE_CHECKING:
     from superlink_world import Member, SuperLinkWorld
@@ -76,7 +76,7 @@ def test_a_node_lives_through_it(superlink: SuperLinkWorld, tmp_path: Path) -> N
     assert ready(status) == 200
 
     config = compose(["experiment=crosswoz_restaurants", "data.root=/where/the/submitter/has/it"])
-    run = superlink.ask([b"one", b"two"], parts=1, cohort=describe(config, 0))
+    run = superlink.ask([b"one", b"two"], parts=1, cohort=describe(config, 0, Roll("0" * 64, 1, "0" * 64)))
     assert superlink.wait_for_run(run.run_id) == "completed"
     assert [said["failure"] for said in run.answers()] == ["DataMissing FL201"] * 2
     assert second.poll() is None

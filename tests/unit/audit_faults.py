@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedlearn.clip import ClippedRows, clip_rows
 from fedlearn.errors import ChargeMismatch
-from fedlearn.fold import Fold
+from fedlearn.fold import Fold, FoldTerms
 from fedlearn.lab.audit.pipeline import PhoneUpdates, Pipeline, Publication, Published, publish_mean
 from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings, append_fit
 from fedlearn.privacy.mechanisms import GaussianMechanism
@@ -24,7 +24,10 @@ LAYERS = 10
 class CarelessFold(Fold):
     """Adds whatever it gets, however long."""
 
-    def _check_norm(self, contribution: Contribution) -> None:
+    def __init__(self, terms: FoldTerms) -> None:
+        super().__init__(replace(terms, l2_clip_norm=1e300))
+
+    def _require_room(self, contribution: Contribution) -> None:
         del contribution
 
 

@@ -10,7 +10,8 @@ from fedlearn.errors import ConfigError, OutOfRange, UnknownSetting
 from fedlearn.lab import compose
 from fedlearn.lab.config import AdaptiveClipConfig, ExamplePrivacyConfig
 from fedlearn.lab.door import load_yaml, save_yaml
-from fedlearn.lab.training import adaptive_clip_for, plan_for, training_terms, without_privacy
+from fedlearn.lab.local_training import training_terms
+from fedlearn.lab.training import adaptive_clip_for, plan_for, without_privacy
 from fedlearn.privacy.adaptive_clip import AdaptiveClipSettings
 from fedlearn.terms import ExamplePrivacy
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,7 +21,14 @@ from flwr.supercore.state.schema.linkstate_models import LinkStateBase
 from flwr.supercore.state.schema.objectstore_models import ObjectStoreBase
 from sqlalchemy import create_engine
 
-from fedlearn.errors import ChargeMismatch, DeploymentRefused, LedgerRestored, OutOfRange, SuperLinkUnreachable
+from fedlearn.errors import (
+    ChargeMismatch,
+    DeploymentRefused,
+    LedgerError,
+    LedgerRestored,
+    OutOfRange,
+    SuperLinkUnreachable,
+)
 from fedlearn.ledger import LEDGER_FILE, Ledger, Planned, new_scope
 from fedlearn.ledger.signing import SigningKey, operator_key
 from fedlearn.privacy.events import PoissonGaussian
@@ -71,7 +79,9 @@ def send_messages(database: sqlite3.Connection) -> None:
     database.execute("INSERT INTO object_children VALUES ('o', 'p')")
     database.execute("INSERT INTO run_objects VALUES (9, 'o')")
     database.execute(
-        "INSERT INTO task (task_id, type, run_id, pending_at) VALUES (1, 'flwr-serverapp', 9, '2026-01-01')"
+        "INSERT INTO task (task_id, type, run_id, pending_at, details, token) "
+        "VALUES (1, 'flwr-serverapp', 9, '2026-01-01', ?, ?)",
+        (f"no answer of {CANARY.decode()}", f"token-{CANARY.decode()}"),
     )
     database.execute("INSERT INTO task_logs VALUES (0, 1, ?)", (CANARY.decode(),))
     database.commit()
@@ -131,6 +141,8 @@ def test_all_that_cannot_be_made_again_and_nothing_that_nodes_sent(deployment: D
     copy = out / "deployment" / "superlink" / "state.db"
     assert {table: rows(copy, table) for table in CLEARED} == dict.fromkeys(CLEARED, 0)
     assert [rows(copy, table) for table in ("node", "run", "fab", "task")] == [1, 1, 1, 1]
+    with closing(sqlite3.connect(copy)) as database:
+        assert database.execute("SELECT details, token FROM task").fetchall() == [("", None)]
     assert {stat.S_IMODE(path.stat().st_mode) for path in out.rglob("*") if path.is_file()} == {0o600}
     assert {stat.S_IMODE(path.stat().st_mode) for path in [out, *out.rglob("*")] if path.is_dir()} == {0o700}
 
@@ -146,6 +158,28 @@ def test_there_and_back(deployment: Deployment, tmp_path: Path) -> None:
     check_certificates(there.layout.certificates, now_utc())
     assert rows(there.layout.database, "node") == 1
     assert stat.S_IMODE(there.directory.stat().st_mode) == 0o700
+
+
+def test_keys_are_closed_again_where_a_backup_lost_its_modes(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `cp -r`, an archive or an object store; and at no moment in between are they open."""
+    make_backup(deployment.directory, tmp_path / "backup")
+    for path in (tmp_path / "backup", *(tmp_path / "backup").rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    open_while_copied: list[Path] = []
+    copied = shutil.copyfile
+
+    def watched(source: Path, target: Path, **options: bool) -> Path:
+        made = Path(copied(source, target, **options))
+        open_while_copied.extend([made] if made.stat().st_mode & 0o077 else [])
+        return made
+
+    monkeypatch.setattr(shutil, "copyfile", watched)
+    there = restore_backup(tmp_path / "backup", tmp_path / "new").deployment.directory
+    assert {stat.S_IMODE(path.stat().st_mode) for path in there.rglob("*") if path.is_file()} == {0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (there, *there.rglob("*")) if path.is_dir()} == {0o700}
+    assert not open_while_copied
 
 
 def test_a_deployment_that_never_ran(tmp_path: Path) -> None:
@@ -236,7 +270,7 @@ def test_nothing_is_written_over(deployment: Deployment, tmp_path: Path) -> None
     found = restore_backup(tmp_path / "backup", deployment.directory, force=True)
     assert found.aside is not None
     assert (found.aside / "nodes" / "node-1" / "key.pem").read_bytes() == b"newer"
-    assert deployment.layout.node_key("node-1").read_bytes().startswith(b"-----BEGIN PRIVATE")
+    assert deployment.layout.node_key("node-1").read_bytes().startswith(b"-----BEGIN OPENSSH PRIVATE")
 
 
 def test_a_damaged_record_can_be_replaced(deployment: Deployment, tmp_path: Path) -> None:
@@ -346,7 +380,7 @@ def test_the_newest_copy_of_a_ledger_goes_on(deployment: Deployment, run: Path, 
         length = len(ledger.entries())
     assert [(kept.place, kept.length) for kept in manifest.ledgers] == [(str(run / LEDGER_FILE), length)]
     lose(run)
-    assert restore_backup(tmp_path / "b", tmp_path / "new", ledgers=True).refused == ()
+    assert restore_backup(tmp_path / "b", tmp_path / "new", ledgers=[run]).refused == ()
     with Ledger.open(run / LEDGER_FILE) as ledger:
         spend(ledger, 2)
 
@@ -359,7 +393,7 @@ def test_an_older_copy_of_a_ledger_is_refused(
     with Ledger.open(run / LEDGER_FILE) as ledger:
         spend(ledger, 1)
     lose(run)
-    assert restore_command([str(tmp_path / "b"), "--dir", str(tmp_path / "new"), "--ledgers"]) == 3
+    assert restore_command([str(tmp_path / "b"), "--dir", str(tmp_path / "new"), "--ledger", str(run)]) == 3
     assert "(FL603)" in capsys.readouterr().out
     with Ledger.open(run / LEDGER_FILE) as ledger:
         with pytest.raises(LedgerRestored, match="older copy"):
@@ -376,11 +410,53 @@ def test_a_ledger_that_is_there_is_never_written_over(deployment: Deployment, ru
     make_backup(deployment.directory, tmp_path / "b", ledgers=[run])
     before = (run / LEDGER_FILE).read_bytes()
     with pytest.raises(DeploymentRefused, match="a ledger is there"):
-        restore_backup(tmp_path / "b", tmp_path / "new", force=True, ledgers=True)
+        restore_backup(tmp_path / "b", tmp_path / "new", force=True, ledgers=[run / LEDGER_FILE])
     assert not (tmp_path / "new").exists()
     assert (run / LEDGER_FILE).read_bytes() == before
     restore_backup(tmp_path / "b", tmp_path / "new")
     assert (run / LEDGER_FILE).read_bytes() == before
+
+
+def forge(backup: Path, content: bytes | None = None, **fields: object) -> None:
+    """Change a backup's only ledger, and its manifest so that it fits."""
+    path = backup / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    kept = manifest["ledgers"][0]
+    if content is not None:
+        (backup / kept["file"]).write_bytes(content)
+        manifest["files"][kept["file"]] = hashlib.sha256(content).hexdigest()
+    kept.update(fields)
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_a_manifest_cannot_say_where_a_file_goes(deployment: Deployment, run: Path, tmp_path: Path) -> None:
+    """Whoever can write to a backup can write its manifest too."""
+    make_backup(deployment.directory, tmp_path / "b", ledgers=[run])
+    target = tmp_path / "home" / "autostart"
+    forge(tmp_path / "b", place=str(target))
+    lose(run)
+    with pytest.raises(DeploymentRefused, match=rf"no ledger from there\. Those it has: {target}\."):
+        restore_backup(tmp_path / "b", tmp_path / "new", ledgers=[run])
+    assert not (tmp_path / "new").exists()
+    restore_backup(tmp_path / "b", tmp_path / "new")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("forged", "error"),
+    [({"content": b"#!/bin/sh\n"}, LedgerError), ({"ledger_id": "another"}, DeploymentRefused)],
+    ids=["no ledger", "another"],
+)
+def test_what_is_not_the_ledger_is_never_written(
+    deployment: Deployment, run: Path, tmp_path: Path, forged: dict[str, Any], error: type[Exception]
+) -> None:
+    make_backup(deployment.directory, tmp_path / "b", ledgers=[run])
+    forge(tmp_path / "b", **forged)
+    lose(run)
+    with pytest.raises(error):
+        restore_backup(tmp_path / "b", tmp_path / "new", ledgers=[run])
+    assert not list(run.iterdir())
+    assert not (tmp_path / "new").exists()
 
 
 def test_no_secret_state_of_a_ledger_travels(deployment: Deployment, run: Path, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +116,16 @@ def test_written_before_renamed_and_renamed_before_the_folder_is_synced(
     monkeypatch.setattr(files.os, "fsync", record)
     write_durably(tmp_path / "file", b"x")
     assert seen == [False, True]
+
+
+def test_a_full_disk_is_said_by_the_name_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/file'$") as refused:
+        write_durably(tmp_path / "file", b"x")
+    assert (refused.value.errno, refused.value.filename) == (errno.ENOSPC, str(tmp_path / "file"))
 
 
 @pytest.mark.parametrize(

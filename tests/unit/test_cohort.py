@@ -10,6 +10,7 @@ import pytest
 
 from fedlearn.clip import clip_l2, joint_bound
 from fedlearn.engine import cohort
+from fedlearn.engine.base import LocalUpdates
 from fedlearn.engine.cohort import SimulatedCohort
 from fedlearn.engine.participation import takes_part
 from fedlearn.engine.registry import make_engine
@@ -202,6 +203,29 @@ def test_an_update_that_is_not_finite_is_left_out_and_counted(engine: str, grid:
     )
     tolerance = 2e-6 / (task.grid_step or 1.0)
     np.testing.assert_allclose(reply.contribution.values, kept, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("loss", [np.inf, np.nan, 1e39])
+def test_a_loss_that_is_none_is_left_out_of_the_figure_and_its_update_stays_in(
+    monkeypatch: pytest.MonkeyPatch, loss: float
+) -> None:
+    """The server refuses a reply with such a figure: one phone's data would decide whether its neighbours are in."""
+    task = make_task(q=1.0)
+    (clean,), _ = run(task, engine="loop")
+    real = SimulatedCohort._together
+
+    def together(self: SimulatedCohort, positions: list[int], task: RoundTask) -> LocalUpdates:
+        updates = real(self, positions, task)
+        losses = updates.losses.copy()
+        losses[1] = loss  # phone-0 has no example
+        return replace(updates, losses=losses)
+
+    monkeypatch.setattr(SimulatedCohort, "_together", together)
+    (reply,), _ = run(task, engine="loop")
+    assert np.isfinite(reply.loss_sum)
+    assert reply.loss_sum < clean.loss_sum
+    np.testing.assert_array_equal(reply.contribution.values, clean.contribution.values)
+    assert decode_reply(encode_reply(reply)).contribution.count == len(PHONES)
 
 
 @pytest.mark.parametrize("grid", [True, False])

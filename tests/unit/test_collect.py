@@ -213,6 +213,37 @@ def test_errors_and_foreign_records() -> None:
     assert (first.reason, second.reason, second.payload) == (Reason.FAILED, Reason.MALFORMED, b"")
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("DataMismatch FL205", "DataMismatch FL205"),
+        ("torch_OutOfMemoryError2", "torch_OutOfMemoryError2"),
+        ("ValueError: I want hotpot", "failed"),
+        ("我想吃火锅", "failed"),
+        ("ValueError\x1b]0;owned\x07", "failed"),
+        ("ValueError\n", "failed"),
+        ("ValueError FL205 4711", "failed"),
+        ("4711", "failed"),
+        ("a" * 61, "failed"),
+        ("", "failed"),
+    ],
+)
+def test_of_what_a_node_says_of_its_failure_only_the_kind_is_kept(said: str, kept: str) -> None:
+    def app(message: Message, context: Context) -> Message:
+        return Message(Error(code=7, reason=said), reply_to=message)
+
+    (found,) = answers(InProcessGrid(app, 1), 1)
+    assert (found.failure, found.reason) == (kept, Reason.FAILED)
+
+
+def test_a_lost_node_without_asking_again_says_so_in_our_words() -> None:
+    def app(message: Message, context: Context) -> Message:
+        return Message(Error(code=NODE_UNAVAILABLE, reason="node 4711 has gone"), reply_to=message)
+
+    (found,) = answers(InProcessGrid(app, 1), 1)
+    assert found.failure == "lost"
+
+
 def test_no_nodes() -> None:
     with pytest.raises(RoundFailed, match="no node is there"):
         answers(InProcessGrid(echo, 0), 1, Asking(0.02))

@@ -55,6 +55,18 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
     assert from_plain(to_plain(config)).digest == config.digest
 
 
+def test_what_comes_from_elsewhere_resolves_nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra's interpolations are the submitter's; a config that arrives would read this side's environment."""
+    monkeypatch.setenv("SECRET_OF_THE_NODE", "hunter2")
+    plain = to_plain(compose(["experiment=city_quick"]))
+    plain["run"]["name"] = "${oc.env:SECRET_OF_THE_NODE}"
+    with pytest.raises(ConfigError, match=r"^run\.name: holds \$\{") as caught:
+        from_plain(plain)
+    assert "SECRET" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert compose(["experiment=city_quick", "run.name=${oc.env:SECRET_OF_THE_NODE}"]).run.name == "hunter2"
+
+
 def test_digest_sees_what_decides_the_result_and_nothing_else() -> None:
     base = compose(["experiment=city_quick"])
     assert (
@@ -157,6 +169,9 @@ WRONG: list[tuple[list[str], type[FedlearnError], str]] = [
     (["privacy.epsilon=three"], ConfigError, "privacy.epsilon"),
     (["seeds=[a]"], ConfigError, "seeds"),
     (["client.shuffle=perhaps"], ConfigError, "client.shuffle"),
+    (["tracking=mlflow", "tracking.uri=https://bob:hunter2@mlflow.example/"], OutOfRange, "tracking.uri"),
+    (["tracking=mlflow", "tracking.uri=https://hunter2@mlflow.example/"], OutOfRange, "tracking.uri"),
+    (["tracking.uri='https://[hunter2'"], OutOfRange, "tracking.uri"),
 ]
 
 
@@ -166,6 +181,7 @@ def test_a_wrong_value_is_refused_by_name(overrides: list[str], kind: type[Fedle
         compose(overrides)
     assert field in str(caught.value), str(caught.value)
     assert "Traceback" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_an_edited_folder_is_searched_first(tmp_path: Path) -> None:

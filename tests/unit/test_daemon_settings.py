@@ -29,6 +29,12 @@ def test_the_least_and_the_most() -> None:
     assert most.recommend_rate == 5.0
 
 
+@pytest.mark.parametrize("address", ["gw.example.org:443", "127.0.0.1:1", "[::1]:65535", "a:9092"])
+def test_an_uplink(address: str) -> None:
+    made = settings_from_table({**GOOD, "gateway": [address], "gateway_ca": "/ca.pem", "credential": "/c"})
+    assert (made.gateway, made.gateway_ca, made.credential) == ((address,), Path("/ca.pem"), Path("/c"))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "kind"),
     [
@@ -50,6 +56,18 @@ def test_the_least_and_the_most() -> None:
         ("connections", 0, OutOfRange),
         ("connections_per_uid", 65, OutOfRange),
         ("egress_hold_s", -1, OutOfRange),
+        ("gateway", ["gw.example.org"], OutOfRange),
+        ("gateway", ["gw.example.org:0"], OutOfRange),
+        ("gateway", ["gw.example.org:65536"], OutOfRange),
+        ("gateway", ["https://gw.example.org:443"], OutOfRange),
+        ("gateway", ["unix:/run/x:1"], OutOfRange),
+        ("gateway", ["a:1"] * 2, OutOfRange),
+        ("gateway", [f"a:{port}" for port in range(1, 18)], OutOfRange),
+        ("gateway", "a:1", OutOfRange),
+        ("gateway", ["a:1"], OutOfRange),  # names no certificates
+        ("gateway_ca", "/ca.pem", OutOfRange),  # and no gateway
+        ("gateway_ca", "ca.pem", OutOfRange),
+        ("credential", "credential.json", OutOfRange),
         ("train", 1, OutOfRange),
         ("unmetered", "wlan0", OutOfRange),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_private_key
 
 from fedlearn.errors import DeploymentRefused
 from fedlearn_server.deployment.certificates import (
@@ -19,7 +19,8 @@ from fedlearn_server.deployment.certificates import (
     issue_server,
     make_authority,
 )
-from fedlearn_server.deployment.keys import public_pem, write_node_key
+from fedlearn_server.deployment.keys import new_key, pem_of, public_pem, write_node_key
+from fedlearn_server.flower import load_node_key
 
 FILES = ("ca.crt", "ca.key", "server.crt", "server.key")
 
@@ -197,10 +198,18 @@ def test_node_keys(tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     write_node_key(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    key = load_pem_private_key(path.read_bytes(), None)
+    key = load_ssh_private_key(path.read_bytes(), None)  # as Flower's own SuperNode reads it
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     assert key.curve.name == "secp384r1"
     assert load_pem_public_key(public_pem(path)) == key.public_key()
+    assert load_node_key(path).private_numbers() == key.private_numbers()
+
+
+def test_node_keys_of_earlier_versions_go_on_working(tmp_path: Path) -> None:
+    key, path = new_key(), tmp_path / "key.pem"
+    path.write_bytes(pem_of(key))
+    assert load_pem_public_key(public_pem(path)) == key.public_key()
+    assert load_node_key(path).private_numbers() == key.private_numbers()
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", None], ids=["empty", "rubbish", "missing"])

@@ -22,6 +22,7 @@ from fedlearn.errors import DeploymentRefused
 from fedlearn_server.deployment import processes
 from fedlearn_server.deployment.records import NOT_STARTED, ProcessRecord, new_deployment
 from fedlearn_server.deployment.superlink import choose_port, environment, program, stop_superlink
+from fedlearn_server.superlink import FLOWER_SETTINGS
 
 SLEEP = "import time\nprint('ready', flush=True)\ntime.sleep(60)"
 STUBBORN = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{SLEEP}"
@@ -241,11 +242,13 @@ def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDLEARN_STATE", "relative")
     monkeypatch.setenv("FLWR_LOG_LEVEL", "DEBUG")  # it would put contents into the log
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
+    monkeypatch.setenv("FLWR_INTERNAL_GRPC_CONTROL_API", "1")  # it would open a port that nobody guards
     deployment = new_deployment(tmp_path)
     made = environment(deployment)
     assert made["FEDLEARN_STATE"] == str(Path("relative").absolute())
     assert made["FLWR_LOG_LEVEL"] == "WARNING"
     assert made["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert {name for name in made if name.startswith("FLWR_")} == FLOWER_SETTINGS
     assert made["FLWR_HOME"].startswith(str(tmp_path))
     assert made["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     assert made[processes.IDENTITY] == deployment.identity

@@ -41,6 +41,12 @@ said = {"pid": os.getpid(), "state": "online", "reason": "", "since": "2026-01-0
 time.sleep(60)
 """
 STUBBORN = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{NODE}"
+TWO_PORTS = """
+import json, pathlib, socket, time
+known = json.loads(pathlib.Path("deployment.json").read_text())["address"].split(":")
+listening = [socket.create_server(at) for at in ((known[0], int(known[1])), ("127.0.0.1", 0))]
+time.sleep(60)
+"""
 DYING = "import sys; print('FL999 no shard here', file=sys.stderr); sys.exit(2)"
 
 
@@ -291,6 +297,22 @@ def test_a_superlink_that_obeys_anybody_is_stopped(town: Fixture) -> None:
     with pytest.raises(DeploymentRefused, match="obeys whoever reaches its port"):
         town.up(1)
     assert not processes.is_running(opened(town.directory).superlink)
+
+
+def test_a_superlink_with_a_second_port_is_stopped(town: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token is asked for at the port that is known; whoever finds the other one may start code."""
+    start_as(monkeypatch, TWO_PORTS)
+    monkeypatch.setattr(sys.modules[up.__module__], "wait_until_it_answers", waiting_for_its_ports)
+    with pytest.raises(DeploymentRefused, match=r"SuperLink listens at 127\.0\.0\.1:\d+ too"):
+        town.up(1)
+    assert town.running() == set()
+
+
+def waiting_for_its_ports(deployment: Deployment) -> flower.ControlLink:
+    while len(processes.listens_at(deployment.superlink)) < 2:
+        assert processes.is_running(deployment.superlink), deployment.layout.superlink_log.read_text()
+        time.sleep(0.01)
+    return wait_until_it_answers(deployment)
 
 
 def test_the_token_stays_and_is_closed_to_others(town: Fixture) -> None:

@@ -399,6 +399,7 @@ def test_the_example_settings_have_every_setting(capsys: pytest.CaptureFixture[s
     settings = load_settings(path)
     assert set(tomllib.loads(every)) == {field.name for field in dataclasses.fields(Settings)}
     own = {"directory", "socket", "callers", "root_keys", "keys", "unmetered", "log"}
+    own |= {"gateway", "gateway_ca", "credential"}
     for field in dataclasses.fields(Settings):
         if field.name not in own:
             assert getattr(settings, field.name) == field.default, field.name

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 MODULES = [
-    *("archive", "bundle", "catalogue_bundle", "catalogue_file", "fields", "graphs", "manifest", "mechanism"),
-    *("mechanism_codec", "operators", "plan", "plan_codec", "task", "task_codec", "weights"),
+    *("archive", "bundle", "catalogue_bundle", "catalogue_file", "credential", "fields", "graphs", "manifest"),
+    *("ledger_head", "mechanism", "mechanism_codec", "operators", "padding", "plan", "plan_codec", "requests"),
+    *("task", "task_codec", "weights"),
 ]
 HEAVY = ["numpy", "scipy", "torch", "onnx", "onnxruntime", "flwr", "securesystemslib", "yaml", "fedlearn.types"]
 

@@ -12,24 +12,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fedlearn.device.padding import MAX_REQUEST_BYTES, MIB, SIZE_CLASSES, padded, size_class
 from fedlearn.errors import MessageTooLarge, StoreFailed, TransportFailed
 from fedlearn.proto import gateway_pb2 as pb
 from fedlearn_client.egress import KEEP_BODIES_S, EgressLog, State, keep_s_of
 from fedlearn_client.fakes import FakeClock, FakeKeyStore
 from fedlearn_client.hooks import Method
 from fedlearn_client.store.database import Database
-from fedlearn_client.transport import (
-    FETCH_BYTES,
-    MAX_REQUEST_BYTES,
-    MIB,
-    SIZE_CLASSES,
-    NoTransport,
-    padded,
-    read_check_in,
-    read_fetch,
-    read_upload,
-    size_class,
-)
+from fedlearn_client.transport import FETCH_BYTES, NoTransport, read_check_in, read_enrol, read_fetch, read_upload
 
 
 class Log:
@@ -267,7 +257,12 @@ def test_every_length_near_a_class(target: int) -> None:
 
 def test_two_check_ins_have_the_same_size_whatever_the_attestation() -> None:
     sizes = {len(padded(pb.CheckInRequest(version=1, attestation=bytes(count)))) for count in range(0, 200, 7)}
-    assert sizes == {256}
+    assert sizes == {1024}
+
+
+def test_an_enrolment_has_the_size_of_a_check_in() -> None:
+    sizes = {len(padded(pb.EnrolRequest(version=1, credential=bytes(count)))) for count in (0, 300, 900)}
+    assert sizes == {1024}
 
 
 def test_a_request_over_the_cap() -> None:
@@ -275,7 +270,7 @@ def test_a_request_over_the_cap() -> None:
         size_class(MAX_REQUEST_BYTES + 1)
 
 
-@pytest.mark.parametrize("read", [read_check_in, read_fetch, read_upload])
+@pytest.mark.parametrize("read", [read_enrol, read_check_in, read_fetch, read_upload])
 def test_a_reply_that_is_none(read: Any) -> None:
     for data in (b"\xff\xfe\xfd", bytes(3 * FETCH_BYTES)):
         with pytest.raises(TransportFailed):
@@ -288,6 +283,12 @@ def test_a_reply_without_an_outcome() -> None:
     later = pb.UploadReply(outcome=99).SerializeToString()  # type: ignore[arg-type]  # of a newer protocol
     with pytest.raises(TransportFailed, match="outcome"):
         read_upload(later)
+
+
+@pytest.mark.parametrize("data", [b"", pb.EnrolReply(outcome=99).SerializeToString()])  # type: ignore[arg-type]
+def test_an_enrolment_without_an_outcome(data: bytes) -> None:
+    with pytest.raises(TransportFailed, match="outcome"):
+        read_enrol(data)
 
 
 def test_without_an_uplink_nothing_leaves() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from fedlearn.device.requests import signed_bytes
 from fedlearn.device.task_codec import open_task
 from fedlearn.errors import TaskRefused, TransportFailed
 from fedlearn.proto import gateway_pb2 as pb
-from fedlearn_client.fakes import FakeClock, FakeGateway, Fault
+from fedlearn_client.fakes import FakeClock, FakeGateway, FakeKeyStore, Fault
 from fedlearn_client.hooks import Method
 
 _spec = importlib.util.spec_from_file_location("device_town", Path(__file__).with_name("device_town.py"))
@@ -31,6 +33,16 @@ ACCEPTED, LATE, REJECTED = (
 )
 
 
+KEYS = FakeKeyStore()
+
+
+def signed(request: Any, keys: FakeKeyStore = KEYS) -> Any:
+    """Fill in what every phone does."""
+    request.nonce, request.device_key = os.urandom(16), keys.public_key()
+    request.signature = keys.sign(signed_bytes(request))
+    return request
+
+
 class Talk:
     """A gateway and someone who talks to it."""
 
@@ -39,7 +51,7 @@ class Talk:
         self.gateway = FakeGateway(town.small_plan(), town.weights(), town.operator_key(), clock_rng=self.clock)
 
     def check_in(self, **changes: Any) -> pb.CheckInReply:
-        asked = pb.CheckInRequest(version=1, population=town.POPULATION, purpose=town.TRAIN, **changes)
+        asked = signed(pb.CheckInRequest(version=1, population=town.POPULATION, purpose=town.TRAIN, **changes))
         return pb.CheckInReply.FromString(self.gateway.call(Method.CHECK_IN, asked.SerializeToString()))
 
     def task(self) -> Any:
@@ -68,7 +80,7 @@ def test_tasks_go_on_step_by_step(talk: Talk) -> None:
     assert talk.task().step == 3
     talk.gateway.advance(97)
     assert not talk.check_in().HasField("task")  # the run is over
-    other = pb.CheckInRequest(version=1, population="elsewhere", purpose=town.TRAIN).SerializeToString()
+    other = signed(pb.CheckInRequest(version=1, population="elsewhere", purpose=town.TRAIN)).SerializeToString()
     assert not pb.CheckInReply.FromString(talk.gateway.call(Method.CHECK_IN, other)).HasField("task")
 
 

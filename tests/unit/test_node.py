@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -23,6 +24,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from flwr.app import Message, MessageType, RecordDict
 
 from fedlearn.errors import DataMissing, DeploymentRefused, SuperLinkRefused, SuperLinkUnreachable
+from fedlearn.task import RoundTask
+from fedlearn.terms import TrainingTerms
+from fedlearn.wire import decode_task, encode_task
 from fedlearn_server import node_command
 from fedlearn_server.flower import identify_message, identify_process, load_node_key
 from fedlearn_server.hosting import NodeFunction
@@ -405,6 +409,12 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
     return made
 
 
+def task(step: int, run: str = "A") -> bytes:
+    """The encoded task of one step of a run."""
+    terms = TrainingTerms(1, 1, 0.1, False, 4, None)
+    return encode_task(RoundTask(run, step, 0, 0, {"w": np.zeros(1, np.float32)}, terms, 1.0, 2.0**-30, 0.1, bytes(32)))
+
+
 def ask(answering: Answering, part: int, task: bytes, cohort: str = "{}", parts: int = 4) -> bytes:
     challenge = os.urandom(16)
     return unpack_answer(answering(pack_question(Question(cohort, task, part, parts, challenge))), challenge)
@@ -412,34 +422,64 @@ def ask(answering: Answering, part: int, task: bytes, cohort: str = "{}", parts:
 
 def test_a_question_of_the_last_round_is_answered_once(counting: list[tuple[int, bytes]]) -> None:
     answering = Answering(lambda *_: None)
-    first = [ask(answering, part, b"round 1") for part in (0, 1)]
-    assert [ask(answering, part, b"round 1") for part in (0, 1, 0)] == [*first, first[0]]
+    first = [ask(answering, part, task(1)) for part in (0, 1)]
+    assert [ask(answering, part, task(1)) for part in (0, 1, 0)] == [*first, first[0]]
     assert len(counting) == 2
 
 
 @pytest.mark.parametrize(
     "other",
-    [{"task": b"round 2"}, {"cohort": '{"a": 1}'}, {"parts": 5}, {"part": 1}],
+    [{"task": task(2)}, {"cohort": '{"a": 1}'}, {"parts": 5}, {"part": 1}],
     ids=lambda other: next(iter(other)),
 )
 def test_another_question_is_another_answer(counting: list[tuple[int, bytes]], other: dict[str, Any]) -> None:
     answering = Answering(lambda *_: None)
-    same: dict[str, Any] = {"part": 0, "task": b"round 1"}
+    same: dict[str, Any] = {"part": 0, "task": task(1)}
     assert ask(answering, **same) != ask(answering, **{**same, **other})
     assert len(counting) == 2
 
 
 def test_only_the_last_round_is_kept(counting: list[tuple[int, bytes]]) -> None:
     answering = Answering(lambda *_: None)
-    for task in (b"round 1", b"round 2", b"round 1"):
-        ask(answering, 0, task)
+    for step in (1, 2, 1):
+        ask(answering, 0, task(step))
     assert len(counting) == 3
+
+
+def test_runs_that_ask_in_turn_are_each_answered_once(counting: list[tuple[int, bytes]]) -> None:
+    """Else a phone of either run would draw noise of its own again for the same step."""
+    answering = Answering(lambda *_: None)
+    said = [ask(answering, 0, task(1, run)) for run in "AABAB"]
+    assert said == [said[0], said[0], said[2], said[0], said[2]]
+    ask(answering, 0, task(2, "A"))
+    assert ask(answering, 0, task(1, "B")) == said[2], "a round of one run does not end that of another"
+    assert len(counting) == 3
+
+
+def test_a_node_that_lives_for_months_keeps_few_runs(counting: list[tuple[int, bytes]]) -> None:
+    answering = Answering(lambda *_: None, kept_runs=2)
+    for run in ("A", "B", "A", "C", "A", "B"):
+        ask(answering, 0, task(1, run))
+    assert [unpack(asked) for _, asked in counting] == ["A", "B", "C", "B"], (
+        "of those that were silent for longest none"
+    )
+
+
+def unpack(asked: bytes) -> str:
+    return decode_task(asked).run_id
+
+
+def test_what_a_run_that_ended_left_makes_room(counting: list[tuple[int, bytes]]) -> None:
+    answering = Answering(lambda *_: None, kept_bytes=len(b"answer 1"))
+    for run in ("A", "B", "B", "A"):
+        ask(answering, 0, task(1, run))
+    assert [unpack(asked) for _, asked in counting] == ["A", "B", "A"]
 
 
 def test_answers_over_the_bound_are_made_again(counting: list[tuple[int, bytes]]) -> None:
     answering = Answering(lambda *_: None, kept_bytes=len(b"answer 1"))
     for part in (0, 1, 0, 1):
-        ask(answering, part, b"round 1")
+        ask(answering, part, task(1))
     assert [part for part, _ in counting] == [0, 1, 1]
 
 
@@ -455,8 +495,8 @@ def test_a_failure_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedlearn_server.node_answers.answer", answer)
     answering = Answering(lambda *_: None)
     with pytest.raises(DataMissing):
-        ask(answering, 0, b"round 1")
-    assert ask(answering, 0, b"round 1") == b"part 0"
+        ask(answering, 0, task(1))
+    assert ask(answering, 0, task(1)) == b"part 0"
 
 
 @pytest.mark.parametrize(

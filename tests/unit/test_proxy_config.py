@@ -9,14 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 
 from fedlearn.errors import DeploymentRefused, OutOfRange
+from fedlearn.wire import MAX_MESSAGE_BYTES
 from fedlearn_server.deployment import proxy_command
 from fedlearn_server.deployment.certificates import ensure_certificates, now_utc
-from fedlearn_server.deployment.proxy import NODE_PATHS, STOCK_PATHS, ProxySettings, render_proxy
+from fedlearn_server.deployment.proxy import MAX_BODY_MB, NODE_PATHS, STOCK_PATHS, ProxySettings, render_proxy
 from fedlearn_server.deployment.records import new_deployment, saved
 from fedlearn_server.deployment.renewal import names_in
+from fedlearn_server.message import pack_answer
 
 SETTINGS = ProxySettings(
     listen="127.0.0.1:9443",
@@ -117,13 +120,21 @@ def test_nothing_is_left_to_fill_in_and_nothing_is_logged_of_a_body_or_header() 
         ("work", Path("/d/a\nb")),
         ("log", Path("/d/{x}")),
         ("max_body_mb", 0),
-        ("max_body_mb", 1025),
+        ("max_body_mb", 258),
         ("nodes_per_address", 0),
     ],
 )
 def test_what_has_no_place_in_a_configuration_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(OutOfRange, match=f"^{name}="):
         replace(SETTINGS, **{name: value})
+
+
+def test_the_largest_message_of_the_wire_can_be_let_through() -> None:
+    content = pack_answer(bytes(100_000), bytes(16))
+    around = max(len(part.deflate()) for part in get_all_nested_objects(content).values()) - 100_000
+    room = 2**20 * replace(SETTINGS, max_body_mb=MAX_BODY_MB).max_body_mb - MAX_MESSAGE_BYTES
+    assert 0 < around < room - 1000, "a push has some ids beside the object"
+    assert MAX_MESSAGE_BYTES % 2**20 == 0, "so that one more is enough"
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")

@@ -18,6 +18,7 @@ from fedlearn.report.command import main as compare_command
 from fedlearn.report.compare import compare, load_run
 from fedlearn.report.guarantee import (
     NOT_TO_PUBLISH,
+    BoundedParticipation,
     Charges,
     Population,
     PrivacyMode,
@@ -119,12 +120,40 @@ def test_a_superlink_is_the_operators_word_and_sees_sums():
             default_assurances(mode, Population.SIMULATED, charges, 1.0, relayed=relayed) for relayed in (False, True)
         )
         assert (alone.proven, alone.enforced) == (carried.proven, carried.enforced)
-        (added,) = set(carried.word) - set(alone.word)
-        assert "SuperLink" in added
-        *same, sees = default_trusted(mode, relayed=True)
-        assert tuple(same) == default_trusted(mode)
-        assert "database or a backup" in sees
-        assert ("before their noise" in sees) is ("secret key" in sees) is private
+        added = [words for words in carried.word if words not in alone.word]
+        assert all("SuperLink" in words and "proxy" in words for words in added)
+        assert "until the database's files are overwritten" in added[-1]
+        node, server, sees = default_trusted(mode, relayed=True)
+        assert server == default_trusted(mode)[1]
+        assert ("the key that draws a round's cohort" in node) is private
+        assert "the proxy in front of it" in sees
+        assert "until they are overwritten" in sees
+        assert ("before their noise, and that key" in sees) is private
+        assert not any("delivered." in words for words in (*carried.word, sees)), "bytes outlive the delivery"
+
+
+def test_keys_that_others_hold_were_not_shown_to_nobody():
+    """Every node and SuperLink have the key that draws the cohort: only that of the noise is nobody's."""
+    charges, bounds = Charges(3, 3, 0), BoundedParticipation(2, 3, 1.0)
+    (alone,) = _about("shown to nobody", charges)
+    assert "keys of sampling and noise came from the operating system and were shown to nobody" in alone
+    (carried,) = _about("shown to nobody", charges, relayed=True)
+    assert "those of noise were shown to nobody. SuperLink, the proxy and every node hold the key that draws" in carried
+    (bounded,) = _about("shown to nobody", charges, bounds, relayed=True)
+    assert bounded.startswith("The noise came from the operating system, and its state was shown to nobody.")
+
+
+def test_time_that_decides_which_parts_are_in_a_sum_is_said():
+    (available,) = _about("nor how long its answer took", Charges(3, 3, 0))
+    assert available.startswith("No node's failure depended on a device's data, nor")
+    assert not _about("runtime.enough", Charges(3, 3, 0))
+    (early,) = _about("runtime.enough", Charges(3, 3, 0), enough=0.75)
+    assert early.startswith("runtime.enough=0.75: a round closed once that share of the parts had answered, so time")
+
+
+def _about(words: str, charges: Charges, participation: BoundedParticipation | None = None, **more) -> list[str]:
+    found = default_assurances(PrivacyMode.GAUSSIAN, Population.SIMULATED, charges, 1.0, participation, **more)
+    return [line for line in found.word if words in line]
 
 
 def test_the_verdict_names_the_strongest_control_and_never_a_reference():

@@ -241,6 +241,44 @@ def test_a_figure_that_cannot_be_is_malformed(directory: Path) -> None:
     assert outcomes[0].unprotected.clipped_fraction == 1 / town.PHONES
 
 
+@pytest.mark.parametrize("loss_sum", [1.7e308, -1.7e308, 1e40])
+def test_a_loss_that_no_phone_can_have_is_malformed(directory: Path, loss_sum: float) -> None:
+    """Two such figures would add up to infinity in the run's record."""
+
+    def behave(task: RoundTask) -> CohortReply:
+        return replace(town.good(task), loss_sum=loss_sum)
+
+    outcomes = town.train(town.make_job(directory), town.Nodes([behave, behave, town.good]))
+    assert outcomes[0].unprotected.rejected == {Reason.MALFORMED: 2}
+    assert outcomes[0].unprotected.loss == 2.0
+
+
+def test_without_a_trained_phone_there_is_no_loss(directory: Path) -> None:
+    def behave(task: RoundTask) -> CohortReply:
+        return replace(town.good(task), loss_sum=1e-9, trained=0, clipped=0)
+
+    outcomes = town.train(town.make_job(directory), town.Nodes([behave, town.good]))
+    assert outcomes[0].unprotected.rejected == {Reason.MALFORMED: 1}
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_of_an_attempt_that_is_given_up_nothing_is_said_of_phones_with_privacy_on(
+    directory: Path, private: bool
+) -> None:
+    """Its words reach logs, failure.json and the run's status, and no noise covers what they say."""
+
+    def behave(task: RoundTask) -> CohortReply:
+        return replace(town.good(task), rejected={Reason.NOT_FINITE: 1, Reason.FAILED: 2})
+
+    job = replace(town.make_job(directory, private=private), asking=Asking(5.0, minimum=1.0))
+    with pytest.raises(RoundFailed, match=r"2 part\(s\) of the population accepted, at least 3 needed") as failed:
+        town.train(job, town.Nodes([behave, behave, town.failing]))
+    said = str(failed.value)
+    assert "part 2: ZeroDivisionError" in said
+    assert ("(failed: 1)" in said) is private
+    assert ("not_finite: 2" in said) is ("failed: 5" in said) is not private
+
+
 def entries(directory: Path, kind: type) -> list:
     return [entry for entry in Ledger.read(directory / LEDGER_FILE) if isinstance(entry, kind)]
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedlearn.errors import SuperLinkRefused
+from fedlearn_server import superlink
 from fedlearn_server.flower import OPERATOR_HEADER, read_operator_token
 from fedlearn_server.superlink import OperatorOnly, main
 
@@ -105,6 +108,20 @@ def test_a_token_that_others_can_read(tmp_path: Path) -> None:
     assert read_operator_token(path) == TOKEN
     with pytest.raises(SuperLinkRefused, match="no operator's token"):
         read_operator_token(tmp_path / "absent")
+
+
+def test_flower_is_told_nothing_by_whoever_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of its variables opens the control API at a second port, where nobody asks for a token."""
+    path = tmp_path / "token"
+    path.write_text(TOKEN)
+    path.chmod(0o600)
+    seen: set[str] = set()
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(superlink, "_launch", lambda *_: None)
+    monkeypatch.setattr(superlink, "run_superlink", lambda _: seen.update(os.environ))
+    monkeypatch.setattr(os, "environ", {"PATH": "/bin", "FLWR_HOME": "/d", "FLWR_INTERNAL_GRPC_CONTROL_API": "1"})
+    main(["--operator-token", str(path), "--host", "127.0.0.1", "--port", "1", "--ssl-ca-certfile", "/d/ca.crt"])
+    assert seen == {"PATH", "FLWR_HOME"}
 
 
 @pytest.mark.parametrize("given", [[], ["--host", "127.0.0.1", "--port", "1"], ["--port", "1", "--host"]])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fedlearn.device.padding import size_class
 from fedlearn.device.plan import ParameterSpec, Scope
 from fedlearn.errors import Refusal, StoreFailed, WorkerFailed
 from fedlearn.policy.document import DataType
@@ -20,7 +21,6 @@ from fedlearn.proto import wire_pb2
 from fedlearn_client.fakes import FIT, Fault
 from fedlearn_client.handover import private_basis_of
 from fedlearn_client.hooks import Method, Thermal
-from fedlearn_client.transport import size_class
 
 
 def _load(name: str) -> ModuleType:
@@ -121,7 +121,7 @@ def test_an_old_status_is_renewed_by_the_check_in_itself(phone: Any) -> None:
     assert phone.run() == "acknowledged"
     assert phone.installed.status().version == 2
     first, second = (seen.body for seen in phone.gateway.requests[:2])
-    assert len(first) == len(second) == 256
+    assert len(first) == len(second) == 1024
 
 
 @pytest.mark.parametrize("what", ["plan_digest", "digest"])

@@ -101,6 +101,9 @@ class FaultyTransport:
         self._points.pass_by(lambda: TransportFailed("injected."))
         return reply
 
+    def hang_up(self) -> None:
+        self._transport.hang_up()
+
 
 def _load(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))

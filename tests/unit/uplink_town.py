@@ -35,11 +35,14 @@ from fedlearn_client.guard import Guard
 from fedlearn_client.hooks import EarlierChoice, Method, Occasion
 from fedlearn_client.installed import Installed
 from fedlearn_client.participation import Participations
+from fedlearn_client.pins import LedgerPins
 from fedlearn_client.readiness import Readiness
 from fedlearn_client.receipts import Receipts
 from fedlearn_client.rooms import Rooms
 from fedlearn_client.runs import RunLog
 from fedlearn_client.scheduler import Scheduler
+from fedlearn_client.shared_anchor import SharedAnchor
+from fedlearn_client.standing import Standing
 from fedlearn_client.store.database import Database
 from fedlearn_client.store.facts import Facts
 from fedlearn_client.store.private_parameters import PrivateParameters
@@ -136,6 +139,9 @@ class Phone:
         database: Callable[[Database], Any] = lambda database: database,
         transport: Callable[[FakeGateway], Any] = lambda gateway: gateway,
         keystore: Callable[[FakeKeyStore], Any] = lambda keystore: keystore,
+        credential: bytes = b"",
+        credentials: Sequence[bytes] | None = None,
+        mark: str = "settings",
     ) -> None:
         self.directory = directory
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -145,7 +151,10 @@ class Phone:
         self.audit = FakeAuditSink()
         self.workers = StandInWorkers() if workers is None else workers
         self.plan = town.small_plan() if plan is None else plan
-        self.gateway = FakeGateway(self.plan, town.weights(self.plan), town.operator_key(), clock_rng=self.clock)
+        self.gateway = FakeGateway(
+            self.plan, town.weights(self.plan), town.operator_key(), clock_rng=self.clock, credentials=credentials
+        )
+        self.credential, self.mark = credential, mark
         self.examples: Any = FakeExamples(town.TRAIN, town.OPERATOR, [WISH])
         self.make_examples = examples
         self.hold_s = egress_hold_s
@@ -191,7 +200,9 @@ class Phone:
         self.withdrawals.finish_pending()
         if self.make_examples is not None:
             self.examples = self.make_examples(self)
-        self.participations = Participations(database, keystore, self.clock)
+        anchor = SharedAnchor(keystore)
+        self.participations = Participations(database, anchor.history, self.clock)
+        self.pins = LedgerPins(self.facts, anchor.pins, self.audit)
         self.runs = RunLog(database, self.clock)
         self.private = PrivateParameters(database, keystore, self.clock)
         readiness = Readiness(
@@ -212,7 +223,16 @@ class Phone:
             participations=self.participations,
             workers=self.workers,
             private=self.private,
-            calls=GatewayCalls(self.wrap_transport(self.gateway), FakeAttestation(), self.egress, self.clock),
+            calls=GatewayCalls(
+                self.wrap_transport(self.gateway),
+                FakeAttestation(),
+                self.egress,
+                self.clock,
+                keystore=keystore,
+                credential=self.credential,
+            ),
+            standing=Standing(self.facts, self.clock, self.mark),
+            pins=self.pins,
             egress=self.egress,
             runs=self.runs,
             clock_rng=self.clock,

@@ -11,7 +11,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
 
+from fedlearn.device.credential import Credential, issue_credential
 from fedlearn.device.mechanism import MechanismTerms
+from fedlearn.device.requests import Denial, Signed, signed_bytes
 from fedlearn.device.task import DeviceTask
 from fedlearn.device.task_codec import sign_task, task_bytes, with_digest
 from fedlearn.privacy.factorization import INDEPENDENT, Blt, Factorization, Toeplitz, Tree
@@ -79,6 +81,16 @@ TASKS = {
     "device_task_blt": task(mechanism("blt", Blt((0.9921875, 0.1), (0.25, 1e-05)))),
     "device_task_tree": task(mechanism("tree", Tree())),
 }
+
+
+def signed(request: Signed) -> Signed:
+    """The request as a phone with the operator's key would send it: the key is nobody's secret."""
+    request.device_key = bytes.fromhex(Operator.public)
+    request.signature = bytes.fromhex(Operator().sign(signed_bytes(request)))
+    return request
+
+
+CREDENTIAL = Credential("city", TOKEN, 1_900_000_000.5)
 SIGNED = pb.SignedTask.FromString(sign_task(TASKS["device_task_blt"], Operator()))
 
 MESSAGES: dict[str, Message] = {
@@ -95,6 +107,35 @@ MESSAGES: dict[str, Message] = {
         padding=bytes(5),
         nonce=TOKEN,
     ),
+    "check_in_request_signed": signed(
+        pb.CheckInRequest(
+            version=1,
+            population="city",
+            purpose="train-restaurants",
+            bundle_digest=DIGEST,
+            runtime="0.1.0",
+            status_version=300,
+            attestation=b"evidence",
+            padding=bytes(5),
+            nonce=TOKEN,
+            time_ms=1_800_000_000_125,
+            release=7,
+        )
+    ),
+    "enrol_request": signed(
+        pb.EnrolRequest(
+            version=1,
+            credential=issue_credential(CREDENTIAL, Operator()),
+            attestation=b"evidence",
+            nonce=TOKEN,
+            time_ms=1_800_000_000_125,
+            padding=bytes(5),
+        )
+    ),
+    "enrol_reply_enrolled": pb.EnrolReply(outcome=pb.EnrolReply.OUTCOME_ENROLLED),
+    "enrol_reply_refused": pb.EnrolReply(outcome=pb.EnrolReply.OUTCOME_REFUSED, reason=Denial.CREDENTIAL),
+    "check_in_reply_denied": pb.CheckInReply(retry_after_s=900, reason=Denial.CLOCK, time_ms=1_800_000_000_125),
+    "check_in_reply_release": pb.CheckInReply(retry_after_s=900, release=b"release", reason=Denial.NO_TASK),
     "check_in_reply_task": pb.CheckInReply(
         task=SIGNED, retry_after_s=900, status=b'{"payload":""}', ledger_checkpoint=b"checkpoint"
     ),

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from fedlearn.device.credential import open_credential
+from fedlearn.device.requests import Denial, challenge_bytes, is_signed
 from fedlearn.device.task import SIGNING_CONTEXT, VERSION
 from fedlearn.device.task_codec import open_task, sign_task, task_bytes, task_from_bytes
 from fedlearn.proto import gateway_pb2 as pb
@@ -39,7 +41,7 @@ def test_constants() -> None:
     assert SIGNING_CONTEXT == b"fedlearn.task.v1\x00"
     assert pb.DESCRIPTOR.package == "fedlearn.gateway.v1"
     methods = {method.name: (method.input_type.name, method.output_type.name) for method in _service().methods}
-    assert methods == {name: (f"{name}Request", f"{name}Reply") for name in ("CheckIn", "Fetch", "Upload")}
+    assert methods == {name: (f"{name}Request", f"{name}Reply") for name in ("Enrol", "CheckIn", "Fetch", "Upload")}
 
 
 def _service() -> Any:
@@ -70,6 +72,11 @@ def test_every_field_of_every_message_is_in_an_example() -> None:
 
 
 def test_outcomes() -> None:
+    assert pb.EnrolReply.Outcome.items() == [
+        ("OUTCOME_UNSPECIFIED", 0),
+        ("OUTCOME_ENROLLED", 1),
+        ("OUTCOME_REFUSED", 2),
+    ]
     assert pb.UploadReply.Outcome.items() == [
         ("OUTCOME_UNSPECIFIED", 0),
         ("OUTCOME_ACCEPTED", 1),
@@ -84,6 +91,42 @@ def test_task(name: str) -> None:
     assert task == examples.TASKS[name]
     assert task_bytes(task) == frozen(name)
     assert task.digest.hex() == hashlib.sha256(frozen(name)).hexdigest() == DIGESTS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "challenge"),
+    [
+        (
+            "check_in_request_signed",
+            pb.CheckInRequest,
+            "369f66dcc836c37a2c7113f8bb3aa38ce39438692ba3623411c226a3dbdb9203",
+        ),
+        ("enrol_request", pb.EnrolRequest, "eaffd7f7589d362892e772a05b9f7e9fe6e433a6a95367f3e4a16aac3ea2c9d8"),
+    ],
+)
+def test_what_a_phone_signs(name: str, kind: Any, challenge: str) -> None:
+    """The signature in a frozen file is over context and fields as they were when it was made."""
+    request = kind.FromString(frozen(name))
+    assert is_signed(request)
+    assert hashlib.sha256(challenge_bytes(request)).hexdigest() == challenge
+    request.padding = bytes(100)
+    assert is_signed(request)
+    for field, value in (("time_ms", 1), ("nonce", bytes(16)), ("attestation", b"other")):
+        changed = kind.FromString(frozen(name))
+        setattr(changed, field, value)
+        assert not is_signed(changed)
+
+
+def test_a_credential() -> None:
+    credential = pb.EnrolRequest.FromString(frozen("enrol_request")).credential
+    assert open_credential(credential, [examples.Operator.public], 1_800_000_000.0) == examples.CREDENTIAL
+
+
+def test_denials() -> None:
+    assert [denial.value for denial in Denial] == [
+        *("malformed", "version", "bad_signature", "clock", "replayed", "too_often", "credential", "attestation"),
+        *("not_enrolled", "revoked", "population", "bundle", "too_soon", "participations_used_up", "no_task", "busy"),
+    ]
 
 
 def test_signature() -> None:

@@ -23,6 +23,12 @@ root_keys = ["PUT THE 64 HEXADECIMAL DIGITS OF root.key.pub HERE"]
 keys = "/var/lib/fedlearn/keys"
 # Your log: kinds, sizes and codes, nothing of the owner. Default: log.jsonl in `directory`.
 # log = "/var/lib/fedlearn/store/log.jsonl"
+# Where this phone brings its contributions, tried in turn; and the only certificates that vouch for them (PEM). Without
+# these two nothing leaves the phone.
+# gateway = ["gateway.example.org:443"]
+# gateway_ca = "/etc/fedlearn/gateway-ca.pem"
+# What the phone maker issued to this phone (`fedlearn credentials issue`), to become known to the gateway with, once.
+# credential = "/etc/fedlearn/credential.json"
 # Network interfaces that cost nothing; a wired one need not be named. On any other no round runs.
 unmetered = ["wlan0"]
 # Rounds run by themselves when everything allows it. false: by `fedlearn-device train-now` alone.

@@ -39,6 +39,8 @@ def _serve(settings: Settings) -> None:
     from fedlearn_client.daemon import linux_hooks, serve  # noqa: PLC0415 - an example needs no daemon
 
     words = f"serving unix:{settings.socket}, store in {settings.directory}"
+    if settings.gateway:
+        words += f", uplink to {', '.join(settings.gateway)}"
     if settings.conformance:
         words += "; CONFORMANCE: whoever reaches the socket may ask for numbers"
     if settings.allow_weak_sandbox:

@@ -1,7 +1,7 @@
 """A copy of what a deployment cannot make again: who its nodes are, its authority, its database; and ledgers.
 
-Left out are messages: what nodes sent are sums without noise. Left out too is all that must never be set back: anchors,
-tallies and noise state of a privacy ledger, and the operator's key.
+Left out are messages: what nodes sent are sums without noise; why runs ended, and their tokens. Left out too is all
+that must never be set back: anchors, tallies and noise state of a privacy ledger, and the operator's key.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ KEPT: Final = frozenset(
         "task_usage",
     }
 )
+BLANKED: Final = "UPDATE task SET details = '', token = NULL"
+"""Why a ServerApp ended may quote nodes; its token, as that of a run that is going, lets its holder read sums."""
 BUSY_S: Final = 10.0
 
 
@@ -124,6 +126,7 @@ def copy_database(source: Path, target: Path, scratch: Path) -> None:
             with copy:
                 for table in CLEARED:
                     copy.execute(f"DELETE FROM {table}")  # noqa: S608 - constants
+                copy.execute(BLANKED)
             copy.execute("VACUUM INTO ?", (str(target),))
         target.chmod(0o600)
     except sqlite3.Error as error:

@@ -54,9 +54,16 @@ def restore_command(arguments: Sequence[str]) -> int:
     parser = _parser("restore", "Bring a backup back.", RESTORE)
     parser.add_argument("source", type=_absolute, metavar="DIR_IN", help="a backup")
     parser.add_argument("--force", action="store_true", help="move a deployment that is there aside first")
-    parser.add_argument("--ledgers", action="store_true", help="also ledgers, to where they lay; never over one")
+    parser.add_argument(
+        "--ledger",
+        type=_absolute,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="also the ledger that lay there, a file or a run directory, to there; never over one; again for more",
+    )
     given = parser.parse_args(arguments)
-    found = restore_backup(given.source, given.dir, force=given.force, ledgers=given.ledgers)
+    found = restore_backup(given.source, given.dir, force=given.force, ledgers=given.ledger)
     console = Console()
     if given.json:
         console.print_json(json.dumps(_plain(found)))

@@ -40,6 +40,12 @@ def up_command(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--host", type=_host, metavar="NAME", help="also make the certificate for this name or address")
     parser.add_argument(
+        "--gateways",
+        type=lambda text: Path(text).absolute(),
+        metavar="FILE",
+        help="let the nodes be gateways for phones, with these settings (docs/gateway.md)",
+    )
+    parser.add_argument(
         "--renew-certificates", action="store_true", help="give SuperLink a new certificate and start it with that"
     )
     parser.add_argument(
@@ -50,7 +56,11 @@ def up_command(arguments: Sequence[str]) -> int:
     with _saying(console) as say:
         if given.renew_certificates or given.new_authority:
             _renew(given.dir, say, new_ca=given.new_authority)
-        deployment = up(given.dir, given.nodes, port=given.port, host=given.host, say=say)
+        if given.gateways is not None:
+            from fedlearn_server.gateway.beside import read_template  # noqa: PLC0415 - gRPC, for those who need it
+
+            read_template(given.gateways)
+        deployment = up(given.dir, given.nodes, port=given.port, host=given.host, say=say, gateways=given.gateways)
     _tell_up(console, deployment)
     return 0
 

@@ -30,7 +30,8 @@ class Layout:
     """The files of a deployment.
 
     Args:
-        directory: mode 0700: SuperLink's database holds sums without noise until they are delivered.
+        directory: mode 0700: SuperLink's database holds sums without noise, delivered ones too, until its files are
+            overwritten.
     """
 
     directory: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -94,7 +95,7 @@ def start_node(deployment: Deployment, node: NodeRecord, command: Sequence[str] 
     Args:
         deployment: with SuperLink's address.
         node: one of its nodes.
-        command: to be followed by the options; the installed `fedlearn node` by default.
+        command: to be followed by the options; the installed `fedlearn node` by default, or a gateway.
     """
     options = [
         *("--superlink", deployment.address),
@@ -102,9 +103,15 @@ def start_node(deployment: Deployment, node: NodeRecord, command: Sequence[str] 
         *("--key", str(node.key)),
         *("--state", str(node.state)),
     ]
-    chosen = (program("fedlearn"), "node") if command is None else tuple(command)
+    chosen = _command(deployment) if command is None else tuple(command)
     log = deployment.layout.node_log(node.name)
     return processes.start([*chosen, *options], environment(deployment), deployment.directory, log)
+
+
+def _command(deployment: Deployment) -> tuple[str, ...]:
+    if deployment.gateways is None:
+        return (program("fedlearn"), "node")
+    return (sys.executable, "-m", "fedlearn_server.gateway.beside", "--template", str(deployment.gateways))
 
 
 def registered(control: ControlLink, deployment: Deployment) -> Deployment:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedlearn.errors import DeploymentRefused, SuperLinkRefused
 from fedlearn.rng import os_bytes
+from fedlearn_server.deployment import processes
 from fedlearn_server.deployment.layout import write_private
 from fedlearn_server.deployment.records import Deployment
 
@@ -34,13 +35,20 @@ def open_control(deployment: Deployment) -> ControlLink:
 
 
 def require_guarded(deployment: Deployment) -> None:
-    """Refuse a SuperLink that lists its nodes to somebody without the token.
+    """Refuse a SuperLink that lists its nodes to somebody without the token, or listens at a second port.
 
     Raises:
-        DeploymentRefused: whoever reaches its port may start code.
+        DeploymentRefused: whoever reaches one of its ports may start code.
         SuperLinkUnreachable: it does not answer any more.
     """
     from fedlearn_server.flower import ControlLink  # noqa: PLC0415  # seconds
+
+    others = processes.listens_at(deployment.superlink) - {deployment.address}
+    if others:
+        raise DeploymentRefused(
+            f"SuperLink listens at {', '.join(sorted(others))} too, where nobody is asked for the operator's token: "
+            "something beside fedlearn set it up so. `fedlearn down --stop-runs`, then `fedlearn up`."
+        )
 
     stranger = ControlLink(deployment.address, deployment.ca)
     try:

@@ -102,6 +102,22 @@ def command_of(record: ProcessRecord) -> str:
         return ""
 
 
+def listens_at(record: ProcessRecord) -> frozenset[str]:
+    """Return where a running process takes connections, as ``address:port``; its children do not count.
+
+    Raises:
+        DeploymentRefused: the system does not say.
+    """
+    process = _find(record)
+    try:
+        found = [] if process is None else process.net_connections("inet")
+    except psutil.NoSuchProcess:
+        return frozenset()
+    except (psutil.Error, OSError) as error:
+        raise DeploymentRefused(f"where process {record.pid} takes connections cannot be seen: {error}.") from None
+    return frozenset(f"{at.laddr.ip}:{at.laddr.port}" for at in found if at.status == psutil.CONN_LISTEN)
+
+
 def marked(identity: str) -> tuple[ProcessRecord, ...]:
     """Return every other process of this user that a deployment, or one of its processes, started and that runs."""
     others = (process for process in psutil.process_iter() if process.pid != os.getpid())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from fedlearn.errors import OutOfRange
+from fedlearn.wire import MAX_MESSAGE_BYTES
 
 __all__ = ["NODE_PATHS", "STOCK_PATHS", "ProxySettings", "render_proxy"]
 
@@ -45,7 +46,11 @@ TREE_LIMIT: Final = "4m"
 """A push-messages body: identifiers of objects, no content."""
 UNQUOTABLE: Final = frozenset("\"'\\$;{}")
 MAX_NODES: Final = 10_000
-MAX_BODY_MB: Final = 1024
+BODY_MB: Final = 64
+"""Room for 8 million weights. Less than the wire's cap, on purpose: SuperLink, which alone checks signatures, sees a
+call when its body is whole; until then nginx keeps this many bytes a connection for whoever sends them."""
+MAX_BODY_MB: Final = MAX_MESSAGE_BYTES // 2**20 + 1
+"""The wire's cap, and what Flower puts around a message: no node sends more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class ProxySettings:
         work: for the process id and for bodies on their way; best on a tmpfs.
         log: a directory for access.log and error.log.
         stock_supernodes: also open what Flower's own SuperNode needs.
-        max_body_mb: largest object that a node may push, MiB in [1, 1024]: an update, or a chunk of one.
+        max_body_mb: largest object that a node may push, MiB in [1, 257]: an update, 8 bytes a weight.
         nodes_per_address: nodes that may share an address, in [1, 10000]; rates and connections follow from it.
         user: whom nginx's workers run as if root starts it; None: never started by root.
 
@@ -79,7 +84,7 @@ class ProxySettings:
     log: Path
     upstream_name: str = "localhost"
     stock_supernodes: bool = False
-    max_body_mb: int = 64
+    max_body_mb: int = BODY_MB
     nodes_per_address: int = 16
     user: str | None = None
 

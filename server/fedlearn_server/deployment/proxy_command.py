@@ -13,7 +13,7 @@ from rich.console import Console
 from fedlearn.errors import OutOfRange
 from fedlearn_server.deployment.certificates import ALWAYS_NAMED, issue_server, now_utc
 from fedlearn_server.deployment.layout import default_directory, locked, make_private, write_private
-from fedlearn_server.deployment.proxy import ProxySettings, render_proxy
+from fedlearn_server.deployment.proxy import BODY_MB, MAX_BODY_MB, ProxySettings, render_proxy
 from fedlearn_server.deployment.records import Deployment, opened
 from fedlearn_server.deployment.renewal import PROXY, names_in
 from fedlearn_server.deployment.up import in_words
@@ -88,7 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--stock-supernodes", action="store_true", help="also open get-run and get-fab")
     parser.add_argument(
-        "--max-body-mb", type=int, default=64, metavar="N", help="largest update (default: %(default)s)"
+        "--max-body-mb",
+        type=int,
+        default=BODY_MB,
+        metavar="N",
+        help=f"largest update: 8 bytes a weight, up to {MAX_BODY_MB} (default: %(default)s)",
     )
     parser.add_argument(
         "--nodes-per-address", type=int, default=16, metavar="N", help="behind one address (default: %(default)s)"

@@ -64,6 +64,7 @@ class Deployment:
         superlink: the process of its last start.
         nodes: in the order they were added.
         versions: of fedlearn and flwr that started it.
+        gateways: the settings that its nodes share, where they are gateways for phones; None: they simulate phones.
     """
 
     directory: Path
@@ -72,6 +73,7 @@ class Deployment:
     superlink: ProcessRecord
     nodes: tuple[NodeRecord, ...]
     versions: tuple[str, str]
+    gateways: Path | None = None
 
     @property
     def layout(self) -> Layout:
@@ -149,6 +151,7 @@ def saved(deployment: Deployment) -> Deployment:
         "nodes": [
             {"name": node.name, "node_id": node.node_id, "process": _process(node.process)} for node in deployment.nodes
         ],
+        **({} if deployment.gateways is None else {"gateways": str(deployment.gateways)}),
     }
     write_private(deployment.layout.record, (json.dumps(plain, indent=1) + "\n").encode())
     return deployment
@@ -168,6 +171,7 @@ def _read(directory: Path, plain: Any) -> Deployment:
         superlink=_read_process(plain["superlink"]),
         nodes=(),
         versions=(_text(plain["fedlearn"]), _text(plain["flwr"])),
+        gateways=Path(_text(plain["gateways"])) if "gateways" in plain else None,
     )
     if not 0 <= deployment.port <= 65535:
         raise ValueError(f"address {deployment.address}")

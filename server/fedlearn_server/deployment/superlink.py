@@ -33,7 +33,10 @@ _QUOTED_LINES: Final = 6
 
 
 def environment(deployment: Deployment) -> dict[str, str]:
-    """Return the environment of a deployment's processes: this one's, with Flower kept quiet and to its directory."""
+    """Return the environment of a deployment's processes: this one's, with Flower kept quiet and to its directory.
+
+    What Flower is told by this one's is left out: some of it opens a port that nobody guards.
+    """
     chosen = {
         name: str(Path(os.environ[name]).absolute())
         for name in (STATE_VARIABLE, CACHE_VARIABLE)
@@ -41,7 +44,7 @@ def environment(deployment: Deployment) -> dict[str, str]:
     }
     programs = str(Path(sys.executable).parent)
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("FLWR_")},
         **chosen,
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

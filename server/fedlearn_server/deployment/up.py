@@ -56,6 +56,7 @@ def up(
     host: str | None = None,
     say: Say = silent,
     node_command: Sequence[str] | None = None,
+    gateways: Path | None = None,
 ) -> Deployment:
     """Start what is not running of a deployment, making it first if need be; return once every node is online.
 
@@ -68,6 +69,7 @@ def up(
         host: name by which others reach SuperLink, for its certificate.
         say: told what is going on.
         node_command: what to run instead of the installed `fedlearn node`.
+        gateways: settings that its nodes share as gateways for phones; None: as it was, at first nodes that simulate.
 
     Raises:
         DeploymentRefused: something is in the way, or a part does not start; the message says what and the way out.
@@ -77,7 +79,7 @@ def up(
     with in_words(directory):
         layout = claim(directory.absolute())
         with locked(layout):
-            return _up(layout, _Wish(nodes, port, host, node_command), say)
+            return _up(layout, _Wish(nodes, port, host, node_command, gateways), say)
 
 
 @contextmanager
@@ -99,11 +101,12 @@ class _Wish:
     port: int | None
     host: str | None
     node_command: Sequence[str] | None
+    gateways: Path | None
 
 
 def _up(layout: Layout, wish: _Wish, say: Say) -> Deployment:
     deployment = opened(layout.directory) if layout.record.exists() else saved(new_deployment(layout.directory))
-    deployment = _of_this_version(deployment)
+    deployment = _with_gateways(_of_this_version(deployment), wish.gateways)
     at_first = deployment.superlink
     wanted = _count(deployment) if wish.nodes is None else wish.nodes
     extra = _extra_nodes(deployment, wanted)
@@ -125,6 +128,16 @@ def _up(layout: Layout, wish: _Wish, say: Say) -> Deployment:
     finally:
         control.close()
     return deployment
+
+
+def _with_gateways(deployment: Deployment, template: Path | None) -> Deployment:
+    """Let the nodes be gateways; a node that runs stays what it is."""
+    if template is None or template.absolute() == deployment.gateways:
+        return deployment
+    if any(processes.is_running(node.process) for node in deployment.nodes):
+        kind = "nodes that simulate phones" if deployment.gateways is None else f"gateways by {deployment.gateways}"
+        raise DeploymentRefused(f"--gateways {template}: {deployment.directory} runs {kind}; `fedlearn down` first.")
+    return replace(deployment, gateways=template.absolute())
 
 
 def _count(deployment: Deployment) -> int:

@@ -1,0 +1,1 @@
+"""What makes and checks releases and images; no part of any distribution."""

@@ -1,0 +1,1 @@
+"""Makes a release and checks one: ``make release KEY=...``; docs/release.md."""
