@@ -58,6 +58,8 @@ demo-device: $(LAB)  ## a phone on this machine: signals, consent, a ranking, a 
 demo-superlink: $(LAB)  ## the same job over a SuperLink with TLS and three resident nodes on this machine, at epsilon 3
 	@started=$$SECONDS
 	run=runs/superlink-$$(date +%Y%m%d-%H%M%S)-$$$$
+	export FEDLEARN_STATE=$$PWD/build/demo-superlink  # another deployment of this user's is not the demo's to stop
+	mkdir -p -m 700 "$$FEDLEARN_STATE"
 	trap '$(BIN)/fedlearn down --stop-runs' EXIT
 	$(BIN)/fedlearn up --nodes 3
 	$(BIN)/fedlearn train experiment=city_quick runtime=superlink cohort.rounds=20 evaluation.controls=false run.dir=$$run
@@ -80,8 +82,8 @@ build/long/%.done: %.py $(DEV) $(SOURCES)
 	mkdir -p $(@D)
 	touch $@
 
-test-postgres: $(DEV)  ## the shared ledger on a PostgreSQL server of its own, which is stopped afterwards
-	@tests/postgres.sh $(BIN)/python -m pytest -m postgres tests/unit/test_ledger_postgres.py
+test-postgres: $(DEV)  ## the shared ledger, and gateways, on a PostgreSQL server of its own, which is stopped afterwards
+	@tests/postgres.sh $(BIN)/python -m pytest -m postgres tests/unit/test_ledger_postgres.py tests/unit/test_gateway_postgres.py
 
 check: $(DEV)  ## lint, format, types, import walls
 	@$(BIN)/ruff check .
@@ -100,3 +102,24 @@ docs: $(DOCS)  ## the documentation as a site, in site/
 clean:  ## forget .venv and everything made; runs/ stays
 	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Appended: images and releases. KEY: the private key of releases, PUB: its public half (docs/release.md).
+.PHONY: docker-test release release-verify
+RELEASE := $(VENV)/.installed-release
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' fedlearn/__init__.py)
+OUT ?= dist/$(VERSION)
+
+$(RELEASE): $(DEV)
+	@$(PIP) -e .[lab,postgres,release] -e clients -e server
+	touch $@
+
+docker-test: $(RELEASE)  ## build the four images from an imported base and run a fleet of them; as root, 15 minutes
+	@$(BIN)/python -m tools.images
+
+release: $(RELEASE)  ## wheels, sdists, SBOMs, licences, signed: make release KEY=release.key
+	@test -n "$(KEY)" || { echo "make release KEY=FILE: name the private key of releases (docs/release.md)"; exit 2; }
+	$(BIN)/python -m tools.release build --key "$(KEY)" --out "$(OUT)"
+
+release-verify: $(RELEASE)  ## is a release whole, unchanged and signed? make release-verify OUT=DIR PUB=release.key.pub
+	@test -n "$(PUB)" || { echo "make release-verify PUB=FILE: name the public key of releases"; exit 2; }
+	$(BIN)/python -m tools.release verify "$(OUT)" --key "$(PUB)"

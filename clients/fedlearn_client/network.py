@@ -63,15 +63,16 @@ def read_ca(path: Path) -> bytes:
 
 
 class GatewayTransport:
-    """Speaks to the first of several gateways that can be reached. Safe to use from several threads.
+    """Speaks to one of several gateways that can be reached. One call at a time; ``hang_up`` from any thread.
 
-    A request goes to one gateway only: the next one is tried where no connection could be made, not where a call
-    failed, since that may have arrived. The call after a failure begins with the next one.
+    Which one is drawn for each connection, so that phones spread, and one that gives no work is not asked for ever. A
+    request goes to one gateway only: the next one is tried where no connection could be made, not where a call failed,
+    since that may have arrived. The call after a failure begins with the next one.
 
     Args:
         addresses: ``host:port``, one or more.
         ca: PEM; a gateway's certificate must lead to one of these, and name its host.
-        random_bytes: the operating system's generator: which gateway is tried first, so that phones spread.
+        random_bytes: the operating system's generator.
         connect_s: longest wait for a connection to one gateway, seconds, > 0.
     """
 
@@ -86,7 +87,8 @@ class GatewayTransport:
         self._addresses = tuple(addresses)
         self._credentials = grpc.ssl_channel_credentials(root_certificates=ca)
         self._connect_s = connect_s
-        self._turn = int.from_bytes(random_bytes(4), "big") % len(self._addresses)
+        self._random = random_bytes
+        self._turn = self._drawn()
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._hangups = 0
@@ -115,7 +117,11 @@ class GatewayTransport:
             self._hangups += 1
             channel, self._channel = self._channel, None
         if channel is not None:
+            self._turn = self._drawn()
             channel.close()
+
+    def _drawn(self) -> int:
+        return int.from_bytes(self._random(4), "big") % len(self._addresses)
 
     def _connected(self, method: Method) -> grpc.Channel:
         with self._lock:

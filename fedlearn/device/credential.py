@@ -86,7 +86,7 @@ def open_credential(data: bytes, issuers: Sequence[str], now: float) -> Credenti
         credential = _read(content)
         digits = _SIGNATURE.fullmatch(signature) is not None
         one_encoding = digits and canonical_bytes({"content": _content(credential), "signature": signature}) == data
-    except (PolicyInvalid, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (PolicyInvalid, KeyError, TypeError, ValueError) as error:
         raise SignatureRefused("credential: not a credential of this version.") from error
     if not one_encoding:
         raise SignatureRefused("credential: not in its one encoding.")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fedlearn.errors import LedgerDamaged
-from fedlearn.lab.config import ExperimentConfig
+from fedlearn.lab.config import ExperimentConfig, FleetConfig
+from fedlearn.lab.fleet import fleet_bundle
 from fedlearn.lab.study import Study
 from fedlearn.lab.training import SUBMITTED, Training
 from fedlearn.ledger import LEDGER_FILE, Ledger, book_of
 from fedlearn.ledger.runs import RunState, total
+from fedlearn.policy.document import PopulationKind
 from fedlearn.privacy.accountants import accounting_for, epsilon
 from fedlearn.privacy.events import Event, event_to_json
 from fedlearn.privacy.example_level import EXAMPLE_LEVEL, example_epsilon
 from fedlearn.privacy.participation import most_participations
 from fedlearn.privacy.plan import PrivacyPlan
+from fedlearn.report.fleet_guarantee import fleet_assurances, fleet_trusted, fleet_unprotected
 from fedlearn.report.guarantee import (
     SIMULATION_STAMP,
     AllPublished,
@@ -68,7 +72,7 @@ def privacy_record(study: Study, rounds: Sequence[RoundRecord]) -> PrivacyRecord
     participation = _participation(plan)
     accounting = accounting_for(together, relation)
     adaptive = config.privacy.adaptive_clip is not None
-    return PrivacyRecord(
+    record = PrivacyRecord(
         mode=mode,
         population=Population.SIMULATED,
         devices=population,
@@ -103,6 +107,23 @@ def privacy_record(study: Study, rounds: Sequence[RoundRecord]) -> PrivacyRecord
         spend=tuple(SpentEvent(event_to_json(event), count) for event, count in together),
         cross_check=accounting.cross_check,
         example_level=_example_level(config, plan.delta),
+    )
+    fleet = config.runtime.fleet
+    return record if fleet is None else _of_fleet(record, fleet)
+
+
+def _of_fleet(record: PrivacyRecord, fleet: FleetConfig) -> PrivacyRecord:
+    """Return the record of phones that took part by themselves; whether they are simulated their policy says."""
+    enrolled = fleet_bundle(fleet).verified.policy.population.kind is PopulationKind.ENROLLED
+    if record.participation is None or record.charges is None or record.l2_clip_norm is None:
+        raise LedgerDamaged("runtime.fleet: no charges, or no participation bounds; no epsilon can be stated.")
+    return replace(
+        record,
+        population=Population.ENROLLED if enrolled else Population.SIMULATED,
+        stamp=None if enrolled else SIMULATION_STAMP,
+        trusted=fleet_trusted(),
+        unprotected=fleet_unprotected(),
+        assurances=fleet_assurances(record.charges, record.l2_clip_norm, record.participation),
     )
 
 

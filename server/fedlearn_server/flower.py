@@ -187,14 +187,20 @@ def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Return a node's private key (NIST curve; PEM, or OpenSSH's own form, which is the one a stock SuperNode reads).
 
     Raises:
-        SuperLinkRefused: the file holds none.
+        SuperLinkRefused: the file holds none, or others can read it.
     """
     try:
+        mode = path.stat().st_mode
         content = path.read_bytes()
         read = load_ssh_private_key if OPENSSH in content else load_pem_private_key
         key = read(content, password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise SuperLinkRefused(f"{path}: not a private key that can be read ({error}).") from error
+    if mode & 0o077:
+        raise SuperLinkRefused(
+            f"{path}: others can read this node's key: `chmod 600 {path}`; if somebody may have, give the node another "
+            "one (`fedlearn nodes rotate`)."
+        )
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise SuperLinkRefused(
             f"{path}: not an elliptic-curve key; make one with `fedlearn up` or ssh-keygen -t ecdsa -b 384."
@@ -384,12 +390,14 @@ class FlowerRun:
         status: pending, starting, running or finished.
         sub_status: completed, failed or stopped once it is finished; else "".
         details: why it failed.
+        submitted: ISO time.
     """
 
     run_id: int
     status: str
     sub_status: str
     details: str
+    submitted: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -401,7 +409,10 @@ def read_operator_token(path: Path) -> str:
     """Return an operator's token; raise SuperLinkRefused if the file holds none or others can read it."""
     try:
         if path.stat().st_mode & 0o077:
-            raise SuperLinkRefused(f"{path}: others can read the operator's token; chmod 600 it, and make a new one.")
+            raise SuperLinkRefused(
+                f"{path}: others can read the operator's token: `chmod 600 {path}`; if somebody may have, remove it where "
+                "SuperLink runs, then `fedlearn down` and `fedlearn up`, which makes a new one."
+            )
         token = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
         raise SuperLinkRefused(f"{path}: no operator's token can be read ({error}).") from error
@@ -468,10 +479,11 @@ class ControlLink:
         return _run(run_id, found[run_id]) if run_id in found else None
 
     def runs(self, limit: int = 100) -> tuple[FlowerRun, ...]:
-        """Return the newest runs."""
+        """Return the newest runs, newest first."""
         with _translated(self._address):
             found = self._client.ListRuns(ListRunsRequest(limit=limit)).run_dict
-        return tuple(_run(run_id, found[run_id]) for run_id in found)
+        runs = (_run(run_id, found[run_id]) for run_id in found)
+        return tuple(sorted(runs, key=lambda run: run.submitted, reverse=True))
 
     def stop_run(self, run_id: int) -> bool:
         """Ask a run's ServerApp to stop; False if it is over."""
@@ -499,7 +511,7 @@ class ControlLink:
 
 
 def _run(run_id: int, run: Any) -> FlowerRun:
-    return FlowerRun(run_id, run.status.status, run.status.sub_status, run.status.details)
+    return FlowerRun(run_id, run.status.status, run.status.sub_status, run.status.details, run.pending_at)
 
 
 # bundle
@@ -599,9 +611,9 @@ def _translated(address: str) -> Iterator[None]:
     except httpx.HTTPStatusError as error:
         status, words = error.response.status_code, _words(error.response)
         if status in RETRYABLE:
-            raise SuperLinkUnreachable(f"SuperLink at {address} cannot answer now ({status}): {words}") from error
+            raise SuperLinkUnreachable(f"SuperLink at {address} cannot answer now ({status}): {words}.") from error
         raise SuperLinkRefused(
-            f"SuperLink at {address} refuses ({status}): {words}{_way_out(error.response)}"
+            f"SuperLink at {address} refuses ({status}): {words}.{_way_out(error.response)}"
         ) from error
     except (ssl.SSLError, httpx.TransportError) as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -610,10 +622,10 @@ def _translated(address: str) -> Iterator[None]:
                 "another authority: use the ca.crt of that SuperLink."
             ) from error
         raise SuperLinkUnreachable(
-            f"SuperLink at {address} does not answer: {error or type(error).__name__}"
+            f"SuperLink at {address} does not answer: {str(error).rstrip('.') or type(error).__name__}."
         ) from error
     except OSError as error:
-        raise SuperLinkUnreachable(f"SuperLink at {address}: {error}") from error
+        raise SuperLinkUnreachable(f"SuperLink at {address}: {str(error).rstrip('.')}.") from error
     except (DecodeError, ValueError, LookupError, httpx.InvalidURL) as error:
         raise SuperLinkRefused(
             f"what answers at {address} is no SuperLink of this version, or a proxy that changes answers: {error}"
@@ -624,14 +636,16 @@ def _way_out(response: httpx.Response) -> str:
     """What an operator should look at; SuperLink itself says little on purpose."""
     if response.status_code == httpx.codes.UNAUTHORIZED:
         return (
-            ". The node is not registered there (any more), or this machine's clock is wrong: it may be at most "
+            " The node is not registered there (any more), or this machine's clock is wrong: it may be at most "
             f"{CLOCK_AHEAD_S:g} s ahead of SuperLink's and {CLOCK_BEHIND_S:g} s behind."
         )
     if _says(response, ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED):
         return (
-            ". The node's key is not registered or was revoked; or another process is online with it, or was until "
+            " The node's key is not registered or was revoked; or another process is online with it, or was until "
             f"it was killed less than {GONE_S:g} s ago."
         )
+    if response.status_code == httpx.codes.FORBIDDEN:
+        return " For `fedlearn train`, runtime.token names the file with it: operator.token of that SuperLink."
     return ""
 
 
@@ -640,9 +654,9 @@ def _words(response: httpx.Response) -> str:
     if known is not None:
         return " ".join(filter(None, (known.message, known.public_details))).rstrip(".")
     try:
-        return str(json.loads(response.text)["detail"])
+        return str(json.loads(response.text)["detail"]).rstrip(".")
     except (ValueError, KeyError, TypeError):
-        return response.text[:200] or response.reason_phrase
+        return (response.text[:200] or response.reason_phrase).rstrip(".")
 
 
 # what a ServerApp's grid raises

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from fedlearn.errors import FedlearnError, MissingDependency, OutOfRange
+from fedlearn.errors import FedlearnError, MissingDependency, OutOfRange, SuperLinkRefused
 from fedlearn_server.flower import FleetLink, load_node_key
 from fedlearn_server.hosting import SIMULATED, CohortHost, host_named
 from fedlearn_server.node import Node
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(given: argparse.Namespace, opened: ExitStack) -> int:
     _check_address(given.superlink)
     metrics = NodeMetrics(unprotected=given.cohort == SIMULATED)
-    link = FleetLink(given.superlink, given.ca, load_node_key(given.key), metrics.tap)
+    link = _link(given, metrics)
     opened.callback(link.close)
     host = _host(given)
     directory = NodeDirectory(given.state)
@@ -64,6 +64,17 @@ def _run(given: argparse.Namespace, opened: ExitStack) -> int:
     log_json("node")
     directory.listen(server.port)
     return work(node, stop)
+
+
+def _link(given: argparse.Namespace, metrics: NodeMetrics) -> FleetLink:
+    try:
+        key = load_node_key(given.key)
+    except SuperLinkRefused as error:
+        raise SuperLinkRefused(f"--key {error}") from error
+    try:
+        return FleetLink(given.superlink, given.ca, key, metrics.tap)
+    except SuperLinkRefused as error:
+        raise SuperLinkRefused(f"--ca {error}") from error
 
 
 def work(node: Node, stop: Stop) -> int:
@@ -104,6 +115,10 @@ def _give_up(number: int, frame: FrameType | None) -> None:
 
 
 def _host(given: argparse.Namespace) -> CohortHost:
+    if given.data_root is not None and not given.data_root.is_dir():
+        raise OutOfRange(
+            f"--data-root {given.data_root}: not a directory; name the one that holds this machine's data."
+        )
     try:
         host = host_named(given.cohort)
     except ModuleNotFoundError as error:

@@ -63,7 +63,12 @@ def _run_step(job: TrainingJob, state: TrainingState, spend: Spend, nodes: Conve
         except RoundFailed as error:
             if attempt == job.asking.attempts:
                 raise
-            logger.warning("step %d, attempt %d given up, to be tried again: %s", state.step, attempt, error)
+            # without the counts of phones: a log may leave this machine
+            why = str(error).removeprefix(f"step {state.step}: ").split(" (")[0].split(";")[0]
+            given_up = {"step": state.step, "attempt": attempt, "reason": why}
+            logger.warning(
+                "step %d, attempt %d given up, to be tried again: %s", state.step, attempt, error, extra=given_up
+            )
             time.sleep(min(2.0 ** (attempt - 1), LONGEST_PAUSE_S))
     return None
 

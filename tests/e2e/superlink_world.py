@@ -280,6 +280,7 @@ class SuperLinkWorld:
         self._made += 1
         key, path = ec.generate_private_key(ec.SECP384R1()), self.directory / f"key{self._made}.pem"
         path.write_bytes(ssh_pem(key))
+        path.chmod(0o600)
         return key, path
 
     def register(self) -> Member:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -86,8 +87,10 @@ class World:
 
     def phone(self, own_credential: bytes) -> Any:
         """A phone whose first gateway is the first one."""
+        addresses = [f"127.0.0.1:{door.port}" for door in self.doors]
+        turns = itertools.count()  # the first gateway, the second, the first, ...
         transport = GatewayTransport(
-            [f"127.0.0.1:{door.port}" for door in self.doors], read_ca(self.directory / "ca.crt"), random_bytes=bytes
+            addresses, read_ca(self.directory / "ca.crt"), random_bytes=lambda size: next(turns).to_bytes(size, "big")
         )
         made = uplink_town.Phone(
             self.directory / f"phone-{len(self.phones)}", credential=own_credential, transport=lambda _: transport

@@ -165,11 +165,7 @@ def test_certificates(gateway: Opened, line: worlds.Line, tmp_path: Path) -> Non
     ensure_certificates(tmp_path / "foreign", now_utc())
     with worlds.line(gateway.door.port, tmp_path / "foreign" / "ca.crt") as pinned:
         assert status_of(pinned, "CheckIn", bytes(256))[0] == "UNAVAILABLE"
-    with socket.create_connection(("127.0.0.1", gateway.door.port)) as plain:
-        plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(100))
-        plain.settimeout(PATIENCE_S)
-        while plain.recv(4096):  # an alert, then the end
-            pass
+    spoil_handshakes(gateway.door.port)
     assert enrolled(line, 1)
 
     make_authority(tmp_path / "certs", now_utc())
@@ -189,6 +185,15 @@ def test_draining(gateway: Opened, line: worlds.Line, draining: list[bool]) -> N
     assert question.reply().contribution.count == 1
     gateway.door.drain(0.0)
     assert status_of(line, "CheckIn", bytes(256))[0] == "UNAVAILABLE"
+
+
+def spoil_handshakes(port: int) -> None:
+    """Say something that is no TLS, and wait until the gateway hangs up."""
+    for words in (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(100), b"GET / HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as plain:
+            plain.sendall(words)
+            while plain.recv(4096):  # an alert, then the end
+                pass
 
 
 # --- the command ---
@@ -236,6 +241,7 @@ def test_the_command_without_superlink(tmp_path: Path) -> None:
     try:
         said = wait_for(process, tmp_path / "node" / "status.json", tmp_path / "log")
         assert ready(said["metrics_port"]).startswith("connecting")
+        spoil_handshakes(port)
         with worlds.line(port, tmp_path / "certs" / "ca.crt") as line:
             phone = enrolled(line, 1)[0]
             terms = fleets.terms(round_size=1, target=1)

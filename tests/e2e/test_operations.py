@@ -66,6 +66,7 @@ def test_a_run_goes_on_while_keys_and_nodes_change(
     first = up(directory, 1)
     old = first.nodes[0].node_id
     (tmp_path / "old.pem").write_bytes(first.nodes[0].key.read_bytes())
+    (tmp_path / "old.pem").chmod(0o600)
     with closing(open_control(first)) as control:
         asked = ask_for_long(control, tmp_path / "asked.jsonl")
 

@@ -190,7 +190,7 @@ def level_phone(question: Question, task: RoundTask, reply: CohortReply) -> Said
 def count_zero(question: Question, task: RoundTask, reply: CohortReply) -> Said:
     """No phones, and yet a sum of something."""
     contribution = replace(reply.contribution, count=0, l2_bound=0.0, **one_number(task, 0.5))
-    return replace(reply, contribution=contribution, trained=0, clipped=0)
+    return replace(reply, contribution=contribution, trained=0, clipped=0, loss_sum=0.0)
 
 
 @kind(Reason.MALFORMED)

@@ -13,10 +13,11 @@ from fedlearn.errors import SuperLinkUnreachable
 from fedlearn.lab.superlink import marks
 from fedlearn.lab.superlink.follow import Follower
 from fedlearn.lab.superlink.order import Order
+from fedlearn.lab.superlink.serverapp import LOG_FILE
 from fedlearn.report.rounds import RoundRecord, round_line
 from fedlearn.report.summary import ROUNDS_FILE
 from fedlearn_server.checkpoint import MODEL_FILE
-from fedlearn_server.flower import FlowerRun
+from fedlearn_server.flower import FlowerNode, FlowerRun
 
 T = TypeVar("T")
 
@@ -34,6 +35,10 @@ class FakeLink:
         self.orders: list[dict[str, Any]] = []
         self.stopped: list[int] = []
         self.answers = True
+        self.nodes_ = (FlowerNode(1, "node-1", "online", 0.0),)
+
+    def nodes(self) -> tuple[FlowerNode, ...]:
+        return self.nodes_
 
     def start_run(self, bundle: bytes, config: dict[str, str]) -> int:
         assert bundle.startswith(b"PK")
@@ -71,6 +76,7 @@ class World:
     now: float = 0.0
     address: str = "here:1"
     remedy: str = "start it."
+    nodes_remedy: str = "add some."
     lock: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -144,6 +150,23 @@ class World:
 
         def event() -> None:
             with (self.directory / ROUNDS_FILE).open("a", encoding="utf-8") as file:
+                file.write(text)
+
+        return event
+
+    def online(self, *, online: bool) -> Callable[[], None]:
+        """Let the only node go, or come back."""
+
+        def event() -> None:
+            self.link.nodes_ = (FlowerNode(1, "node-1", "online" if online else "offline", 0.0),)
+
+        return event
+
+    def log(self, text: str) -> Callable[[], None]:
+        """Append to the ServerApp's log."""
+
+        def event() -> None:
+            with (self.directory / LOG_FILE).open("a", encoding="utf-8") as file:
                 file.write(text)
 
         return event

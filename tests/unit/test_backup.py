@@ -484,3 +484,9 @@ def test_the_commands(deployment: Deployment, tmp_path: Path, capsys: pytest.Cap
     assert plain["aside"] is None
     with pytest.raises(DeploymentRefused, match="no deployment here"):
         backup_command([str(tmp_path / "d"), "--dir", str(tmp_path / "none")])
+
+
+def test_a_backup_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DeploymentRefused, match=r"none: no such directory; name the directory of a backup\.$"):
+        restore_backup(tmp_path / "none", tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -43,6 +43,15 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert f"fedlearn {command}" in capsys.readouterr().out
 
 
+def test_a_summary_stands_alone() -> None:
+    """The help lists them by name, so that no summary has another one before it."""
+    for summary in cli.SUMMARIES.values():
+        assert not re.search(r"\b(them|it|that one)\b", summary), summary
+    assert "`fedlearn up`" in cli.SUMMARIES["down"]
+    assert "SuperLink" in cli.SUMMARIES["status"]
+    assert "deployment" in cli.SUMMARIES["restore"]
+
+
 def test_unknown_command_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["trian"])

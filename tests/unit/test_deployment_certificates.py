@@ -208,6 +208,7 @@ def test_node_keys(tmp_path: Path) -> None:
 def test_node_keys_of_earlier_versions_go_on_working(tmp_path: Path) -> None:
     key, path = new_key(), tmp_path / "key.pem"
     path.write_bytes(pem_of(key))
+    path.chmod(0o600)
     assert load_pem_public_key(public_pem(path)) == key.public_key()
     assert load_node_key(path).private_numbers() == key.private_numbers()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +16,8 @@ import pytest
 from fedlearn.cli import main
 from fedlearn_server.deployment import Deployment, DeploymentStatus, rotation
 from fedlearn_server.deployment import command as commands
-from fedlearn_server.deployment.records import new_deployment, saved
-from fedlearn_server.deployment.status import NodeStatus, SuperLinkStatus
+from fedlearn_server.deployment.records import new_deployment, new_node, saved
+from fedlearn_server.deployment.status import NodeElsewhere, NodeStatus, SuperLinkStatus
 from fedlearn_server.flower import FlowerRun
 
 BIG = 2**64 - 1
@@ -27,10 +28,11 @@ WELL = DeploymentStatus(
         NodeStatus("node-1", BIG, "online", "", "2026-01-02T03:04:06+00:00", 7, 4321, 18),
         NodeStatus("node-2", None, "stopped", "", "", 0, 0, 0),
     ),
-    runs=(FlowerRun(BIG - 1, "finished", "failed", "[red]no[/] shard"),),
+    runs=(FlowerRun(BIG - 1, "finished", "failed", "[red]no[/] shard", "2025-11-12T13:14:15+00:00"),),
     certificate_days=12,
     disk_free_bytes=3 << 30,
     problems=(),
+    elsewhere=(NodeElsewhere("far", BIG - 2, "offline"),),
 )
 
 
@@ -60,6 +62,8 @@ def test_status(shown: Callable[..., tuple[int, str]]) -> None:
         "12 days",
     ):
         assert words in said
+    assert re.search(rf"{BIG - 1} .*finished failed .* 2025-11-1[123] \d\d:\d\d", said), "since when, in local time"
+    assert re.search(rf"far .*{BIG - 2} .*offline .* elsewhere", said)
     assert "[red]no[/] shard" in said, "what others wrote is shown as it is"
 
 
@@ -80,7 +84,9 @@ def test_status_for_machines(shown: Callable[..., tuple[int, str]]) -> None:
         "status": "finished",
         "sub_status": "failed",
         "details": "[red]no[/] shard",
+        "submitted": "2025-11-12T13:14:15+00:00",
     }
+    assert plain["elsewhere"] == [{"name": "far", "node_id": str(BIG - 2), "state": "offline"}]
     assert plain["superlink"]["pid"] == 17
 
 
@@ -114,7 +120,42 @@ def test_options_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: s
 
     monkeypatch.setattr(commands, "up", up)
     assert main(["up", "--dir", str(tmp_path), "--nodes", "4", "--port", "9092", "--host", host]) == 0
-    assert given == [(tmp_path, 4, {"port": 9092, "host": host})]
+    assert given == [(tmp_path, 4, {"port": 9092, "host": host, "gateways": None})]
+
+
+@pytest.mark.parametrize("count", ["-1", "513"])
+def test_nodes_out_of_range_are_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], count: str) -> None:
+    assert main(["up", "--dir", str(tmp_path / "d"), f"--nodes={count}"]) == 2
+    assert f"error FL102: --nodes {count}: must be in 0..512." in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
+def test_ctrl_c_says_what_keeps_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def up(*_: Any, **__: Any) -> Deployment:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "up", up)
+    assert main(["up", "--dir", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == (
+        "interrupted; what was started keeps running: `fedlearn up` goes on, `fedlearn down` stops it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "next: fedlearn up --nodes 3"), (1, "next: fedlearn train runtime=superlink;")]
+)
+def test_a_training_is_next_only_with_a_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], count: int, words: str
+) -> None:
+    found = new_deployment(tmp_path)
+    nodes = tuple(new_node(found, f"node-{number}") for number in range(count))
+    monkeypatch.setattr(commands, "up", lambda *_, **__: replace(found, nodes=nodes))
+    assert main(["up", "--dir", str(tmp_path), "--nodes", str(count)]) == 0
+    said = capsys.readouterr().out
+    assert words in said
+    assert ("fedlearn train" in said) is (count > 0)
 
 
 def test_certificates_are_renewed_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,10 @@ def test_starts_all_and_then_nothing_more(town: Fixture) -> None:
     first = town.up(2)
     assert len(town.running()) == 4  # SuperLink, a ServerApp, two nodes
     assert [node.node_id for node in first.nodes] == [2**63 + 1, 2**63 + 2]
+    assert any(line.startswith("waiting for SuperLink") for line in town.said)
+    town.said.clear()
     assert town.up() == first == opened(town.directory)
+    assert not any("SuperLink" in line for line in town.said), "it runs: nobody waits for it"
     assert len(town.running()) == 4
 
 
@@ -365,10 +368,14 @@ def test_an_expired_certificate(town: Fixture) -> None:
 def test_down_leaves_nothing(town: Fixture) -> None:
     first = town.up(2)
     assert len(town.running()) == 4
+    town.said.clear()
     stopped = town.down()
+    assert town.said == ["stopping 2 nodes", "stopping SuperLink"]
     assert town.running() == set()
     assert (stopped.superlink, {node.process for node in stopped.nodes}) == (NOT_STARTED, {NOT_STARTED})
+    town.said.clear()
     assert town.down() == stopped, "twice is once"
+    assert town.said == []
     assert town.up().nodes[0].node_id == first.nodes[0].node_id
 
 
@@ -445,6 +452,23 @@ def test_status_when_all_is_well(town: Fixture) -> None:
     assert found.certificate_days == 364
 
 
+def test_status_of_nodes_elsewhere(town: Fixture) -> None:
+    town.up(0)
+    control = Control(town.world, "token")
+    (problem,) = status(opened(town.directory)).problems
+    assert problem == "no node is online, a training would wait; `fedlearn up --nodes 3` starts some here."
+    for name in ("west", "east"):
+        control.register_node(name.encode(), name)
+    found = status(opened(town.directory))
+    assert [(node.name, node.node_id, node.state) for node in found.elsewhere] == [
+        ("east", 2**63 + 2, "online"),
+        ("west", 2**63 + 1, "online"),
+    ]
+    assert found.is_well
+    town.world.nodes = {pem: replace(node, status="offline") for pem, node in town.world.nodes.items()}
+    assert status(opened(town.directory)).problems == (problem,)
+
+
 def problem_after(town: Fixture, harm: Callable[[Deployment], object]) -> Sequence[str]:
     deployment = town.up(1)
     harm(deployment)
@@ -454,8 +478,9 @@ def problem_after(town: Fixture, harm: Callable[[Deployment], object]) -> Sequen
 
 
 def test_status_of_what_died(town: Fixture) -> None:
-    (problem,) = problem_after(town, lambda deployment: kill(deployment.nodes[0].process))
-    assert problem.startswith("node-1 died; `fedlearn up` starts it.")
+    died, alone = problem_after(town, lambda deployment: kill(deployment.nodes[0].process))
+    assert died.startswith("node-1 died; `fedlearn up` starts it.")
+    assert alone == "no node is online, a training would wait; `fedlearn up` starts some here."
 
 
 def test_status_of_a_superlink_that_died(town: Fixture) -> None:
@@ -473,7 +498,7 @@ def test_status_of_a_node_that_is_not_online(town: Fixture) -> None:
         path = deployment.layout.node_status("node-1")
         path.write_text(json.dumps({**json.loads(path.read_text()), "state": "connecting", "reason": "FL706 revoked"}))
 
-    assert problem_after(town, harm) == ("node-1 is connecting: FL706 revoked",)
+    assert problem_after(town, harm)[0] == "node-1 is connecting: FL706 revoked"
 
 
 def test_status_after_down(town: Fixture) -> None:
@@ -489,7 +514,7 @@ def issue_long_ago(certificates: Path, days: float) -> None:
 
 
 def test_status_of_certificates(town: Fixture) -> None:
-    directory = town.up(0).layout.certificates
+    directory = town.up(1).layout.certificates
     issue_long_ago(directory, 340)
     assert status(opened(town.directory)).problems == (
         "the certificate expires in 24 days; `fedlearn up --renew-certificates`.",
@@ -498,6 +523,8 @@ def test_status_of_certificates(town: Fixture) -> None:
     found = status(opened(town.directory))
     assert found.certificate_days is None
     assert "expired on" in found.problems[0]
+    (problem,) = status(town.down()).problems
+    assert "expired on" in problem, "`fedlearn up` would not start it"
 
 
 def test_status_of_a_disk_that_is_nearly_full(town: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:

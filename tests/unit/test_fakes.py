@@ -176,8 +176,9 @@ def test_what_a_request_that_is_none_gets(talk: Talk) -> None:
 
 def test_the_whole_uplink_needs_no_numpy() -> None:
     """What this part of the daemon imports, in a process of its own."""
-    names = ("fakes", "scheduler", "uplink", "calls", "egress", "conditions", "readiness", "linux.conditions")
-    lines = [f"import fedlearn_client.{name}" for name in (*names, "linux.clock", "linux.audit", "linux.attestation")]
+    names = ("fakes", "scheduler", "uplink", "calls", "egress", "conditions", "readiness", "network")
+    hooks = ("linux.conditions", "linux.clock", "linux.audit", "linux.attestation")
+    lines = [f"import fedlearn_client.{name}" for name in (*names, *hooks)]
     heavy = "{'numpy', 'onnxruntime', 'torch', 'flwr', 'securesystemslib', 'fedlearn_server', 'hydra'}"
     code = "\n".join(["import sys", *lines, f"print(sorted({heavy} & set(sys.modules)))"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

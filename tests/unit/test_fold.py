@@ -20,7 +20,7 @@ from fedlearn.errors import (
     RoundFailed,
     VersionUnsupported,
 )
-from fedlearn.fold import COHORT_NORM_SLACK, Fold, FoldTerms
+from fedlearn.fold import COHORT_NORM_SLACK, Fold, FoldTerms, checked
 from fedlearn.types import Contribution, Level
 from fedlearn.wire import decode_contribution, encode_contribution
 
@@ -326,3 +326,15 @@ def test_int64_never_wraps() -> None:
     assert fold.rejected == {Reason.OVER_COUNT: 2}
     codec = codec_by_name("grid64")
     assert codec.add(codec.add(made[0].values, made[1].values), made[2].values)[0] < 0
+
+
+@ALL_TERMS
+def test_one_contribution_is_checked_as_the_fold_checks_it(terms: FoldTerms) -> None:
+    good = contribution(terms)
+    assert checked(lambda: good, terms, RESERVED) is good
+    for bad in (replace(good, task_digest=bytes([1]) * 32), replace(good, values=good.values[:1])):
+        fold = Fold(terms)
+        assert fold.offer(lambda bad=bad: bad, RESERVED) is None
+        with pytest.raises(ContributionRejected) as rejected:
+            checked(lambda bad=bad: bad, terms, RESERVED)
+        assert list(fold.rejected) == [rejected.value.reason]

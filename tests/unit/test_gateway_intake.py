@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from fedlearn.codec import codec_by_name
 from fedlearn.device.requests import Denial
@@ -348,6 +349,35 @@ def kill(where: str, folder: Path, width: int, kills: int, seed: int) -> None:
 
 def test_killed_again_and_again(where: str, tmp_path: Path) -> None:
     kill(where, tmp_path / "phones", width=400, kills=8, seed=5)
+
+
+def test_stopped_at_every_statement(state: GatewayState) -> None:
+    """Wherever an accept ends before its commit, nothing of it is there, and it can be sent again."""
+    phones = town(state)
+    collection = phones.open()
+    uploads = [phones.upload(0), phones.upload(1, count=2), phones.upload(2)]
+    for stop in range(100):
+        statements = iter(range(stop))
+
+        def stop_there(*_: object, left: Iterator[int] = statements) -> None:
+            if next(left, None) is None:
+                event.remove(state._store._engine, "before_cursor_execute", stop_there)
+                raise InterruptedError
+
+        event.listen(state._store._engine, "before_cursor_execute", stop_there)
+        try:
+            verdicts = phones.send(*uploads)
+        except InterruptedError:
+            assert state.figures().accepted == 0
+            continue
+        event.remove(state._store._engine, "before_cursor_execute", stop_there)
+        break
+    assert stop > 8
+    assert verdicts == [ACCEPTED, rejected("over_count"), ACCEPTED]
+    assert phones.send(*uploads) == verdicts
+    count, total = state.close(collection, phones.now)
+    assert count == 2
+    assert np.array_equal(total, fleet.canary(0) + fleet.canary(2))
 
 
 # --- a store that fails ----------------------------------------------------------------------------------------------

@@ -80,6 +80,7 @@ test_two_gateways_of_many_threads_and_one_task = intakes.test_two_gateways_of_ma
 test_two_gateways_give_no_task_too_many = intakes.test_two_gateways_give_no_task_too_many
 test_two_processes_and_one_task = intakes.test_two_processes_and_one_task
 test_through_an_intake_of_many_threads = intakes.test_through_an_intake_of_many_threads
+test_stopped_at_every_statement = intakes.test_stopped_at_every_statement
 test_killed_again_and_again = intakes.test_killed_again_and_again
 
 

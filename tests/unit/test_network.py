@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import os
 import socket
 import threading
@@ -242,6 +243,12 @@ def test_which_gateway_is_first_is_drawn(gateways: Any, phones: Any) -> None:
     for first in range(4):
         phones(*(one.address for one in both), first=first).call(Method.FETCH, b"x")
     assert [len(one.heard) for one in both] == [2, 2]
+    turns = itertools.count()
+    phone = phones(*(one.address for one in both), random_bytes=lambda size: next(turns).to_bytes(size, "big"))
+    for _ in range(4):
+        phone.call(Method.FETCH, b"x")
+        phone.hang_up()
+    assert [len(one.heard) for one in both] == [4, 4], "drawn anew for each connection"
 
 
 def test_a_request_that_may_have_arrived_goes_nowhere_else(gateways: Any, phones: Any) -> None:

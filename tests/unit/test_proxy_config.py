@@ -176,3 +176,36 @@ def test_the_command_writes_it_with_a_certificate_for_the_names_that_nodes_use(
         proxy_command.main([*common, "--certificate", "/x"])
     with pytest.raises(DeploymentRefused, match="no deployment here"):
         proxy_command.main([*common[:-1], str(tmp_path / "none")])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--listen", "foo"], r"^--listen='foo': not HOST:PORT"),
+        (["--max-body-mb", "0"], r"^--max-body-mb=0: must be in \[1, "),
+        (["--nodes-per-address", "0"], r"^--nodes-per-address=0: "),
+        (["--certificate", "/c;", "--certificate-key", "/k"], r"^--certificate='/c;': "),
+        (["--certificate", "/c", "--certificate-key", "/k;"], r"^--certificate-key='/k;': "),
+        (["--user", "a b"], r"^--user='a b': "),
+    ],
+    ids=["listen", "body", "nodes", "certificate", "key", "user"],
+)
+def test_the_command_names_what_it_refuses_as_it_was_typed(tmp_path: Path, options: list[str], words: str) -> None:
+    with pytest.raises(OutOfRange, match=words):
+        proxy_command.main([*deployed(tmp_path), *options])
+
+
+def test_a_user_that_is_not_here_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert proxy_command.main([*deployed(tmp_path), "--user", "no-such-user"]) == 0
+    assert "! --user no-such-user: no such user on this machine" in capsys.readouterr().out
+    assert proxy_command.main([*deployed(tmp_path), "--user", "root"]) == 0
+    assert "!" not in capsys.readouterr().out
+
+
+def deployed(tmp_path: Path) -> list[str]:
+    """Return the options of a deployment with certificates."""
+    directory = tmp_path / "superlink"
+    directory.mkdir(exist_ok=True)
+    deployment = saved(replace(new_deployment(directory), address="127.0.0.1:4711"))
+    ensure_certificates(deployment.layout.certificates, now_utc())
+    return ["--listen", "0.0.0.0:9443", "--out", str(tmp_path / "proxy.conf"), "--dir", str(directory)]

@@ -6,17 +6,20 @@ import io
 import json
 from collections import Counter
 from dataclasses import asdict, replace
+from typing import Any
 
 import psutil
 import pytest
 from rich.console import Console
 
 from fedlearn.errors import OutOfRange
+from fedlearn.lab.bench.device_figures import Machine
 from fedlearn.lab.bench.scale import QUICK, Idle, ScaleBench, ScaleSizes, bench_scale, bottleneck, row_of
 from fedlearn.lab.bench.scale_app import Sample, ScaleOrder, open_null, read_order, scale_job, take_sample, to_json
 from fedlearn.lab.bench.scale_forecast import Assumptions, forecast
 from fedlearn.lab.bench.scale_nodes import EMPTY_PULL, Calls, from_plain
 from fedlearn.lab.bench.scale_table import show_scale
+from fedlearn.lab.commands import bench as bench_command
 from fedlearn.lab.commands.bench import main
 from fedlearn_server.app import make_client_app, make_server_app
 from fedlearn_server.grids.in_process import run_in_process
@@ -167,6 +170,37 @@ def test_a_tiny_run() -> None:
     show_scale(Console(file=shown, width=200), bench)
     assert "4,000" in shown.getvalue()
     assert row.bottleneck in shown.getvalue()
+    assert f"load {bench.machine.load[0]:g} before" in shown.getvalue()
+
+
+def test_the_tables_are_read_at_80_columns() -> None:
+    machine = Machine(2, "x86_64", "Linux", "3.11.2", {"flwr": "1.41.0"}, (0.5, 1.25))
+    row = replace(row_of("resident", 1000, 100_000_000, SAMPLES, CALLS), seconds=1234.5, least=1000.0, most=2345.67)
+    bench = ScaleBench("0.1.0 abc", machine, ScaleSizes(), 61.0, (row, row), (Idle(0, 0.1, 0.0),))
+    shown = io.StringIO()
+    show_scale(Console(file=shown, width=80), bench)
+    said = shown.getvalue()
+    assert max(map(len, said.splitlines())) <= 80
+    assert "…" not in said
+    for words in ("1000.00-2345.67", "100,000,000", "SuperLink", "ServerApp", "received", "waiting"):
+        assert words in said
+    assert f"resident, 1000 nodes, 100,000,000 B: {row.bottleneck}" in said
+    assert "61 s on 2 cores (x86_64, Linux); load 0.5 before, 1.25 after;" in said
+    assert "Machine(" not in said
+
+
+@pytest.mark.parametrize(("terminal", "width"), [(True, 80), (False, 160)])
+def test_a_file_has_no_width_to_fit_into(monkeypatch: pytest.MonkeyPatch, terminal: bool, width: int) -> None:
+    made: list[Console] = []
+
+    def console(**options: Any) -> Console:
+        return Console(force_terminal=terminal, **{"width": 80, **options})
+
+    monkeypatch.setattr(bench_command, "Console", console)
+    monkeypatch.setattr("fedlearn.lab.bench.scale.bench_scale", lambda *_: None)
+    monkeypatch.setattr("fedlearn.lab.bench.scale_table.show_scale", lambda console, _: made.append(console))
+    assert main(["scale", "--quick"]) == 0
+    assert [console.width for console in made] == [width]
 
 
 def test_the_stock_path_is_compared_with_as_many_resident_nodes() -> None:

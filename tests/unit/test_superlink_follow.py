@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,6 +30,7 @@ from fedlearn.errors import (
 from fedlearn.lab import compose
 from fedlearn.lab.superlink import marks
 from fedlearn.lab.superlink.follow import LOCK_S, START_S, STOP_S, SUBMISSIONS
+from fedlearn.lab.superlink.line import NODES_S
 from fedlearn.lab.superlink.order import Order
 from fedlearn.report.rounds import round_line
 
@@ -215,6 +217,50 @@ def test_a_submission_without_an_answer_is_repeated_under_its_name(world: World)
     world.follow(arrived, lambda: None, world.begin, world.succeed)
     assert [order["submission"] for order in world.link.orders] == name
     assert world.said == ["SuperLink does not answer. Waiting; start it."]
+
+
+def test_that_no_node_is_online_is_said_once_each_time(world: World) -> None:
+    world.follow(
+        world.begin,
+        world.online(online=False),
+        world.pause(NODES_S - 1.0),
+        lambda: world.said.append("nothing yet"),
+        world.pause(1.0),
+        world.pause(100.0),
+        world.pause(100.0),
+        world.online(online=True),
+        world.pause(NODES_S),
+        world.rounds(0),
+        world.online(online=False),
+        world.pause(NODES_S),
+        world.answering(answers=False),  # its ServerApp lives: it is the one to notice
+        world.pause(NODES_S),
+        world.answering(answers=True),
+        world.succeed,
+    )
+    notice = "waiting: no node is online; add some."
+    assert world.said == ["nothing yet", notice, notice]
+
+
+def test_attempts_that_were_given_up_are_said(world: World) -> None:
+    def line(attempt: int) -> str:
+        plain = {"level": "warning", "message": "m", "step": 3, "attempt": attempt, "reason": "no node is there"}
+        return json.dumps(plain) + "\n"
+
+    world.log(line(1))()
+    world.follow(
+        world.begin,
+        world.log('{"message": "round", "step": 2}\nTraceback\n' + line(2)),
+        world.log(line(3)[:20]),
+        lambda: world.said.append("half a line"),
+        world.log(line(3)[20:]),
+        world.succeed,
+    )
+    assert world.said == [
+        "step 3: attempt 2 given up: no node is there; tried again.",
+        "half a line",
+        "step 3: attempt 3 given up: no node is there; tried again.",
+    ]
 
 
 def test_a_living_serverapp_is_taken_up(world: World) -> None:

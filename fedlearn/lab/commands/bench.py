@@ -93,7 +93,9 @@ def _scale(parsed: argparse.Namespace) -> int:
     if parsed.json:
         Console().print_json(json.dumps(asdict(result)))
     else:
-        show_scale(Console(), result)
+        console = Console()
+        # a file or a pipe has no width to fit into
+        show_scale(console if console.is_terminal else Console(width=160), result)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Follows a training that a ServerApp does elsewhere: its rounds as they end, its end, its death.
 
 The truth is in the training's directory: the lock that a living ServerApp holds, the rounds it recorded, its model.
-SuperLink is asked only while nobody is at work. ::
+SuperLink is asked only while nobody is at work, or no round ends (whether a node is there). ::
 
     lock held                            at work: show its rounds
     lock free, model there               done
@@ -22,9 +22,10 @@ from pathlib import Path
 
 from fedlearn.errors import FedlearnError, RoundFailed, RunInterrupted, SuperLinkUnreachable
 from fedlearn.lab.superlink import marks
-from fedlearn.lab.superlink.line import Calls
+from fedlearn.lab.superlink.line import Calls, NodeWatch
 from fedlearn.lab.superlink.order import Order, bundle_files
-from fedlearn.lab.superlink.tail import Tail
+from fedlearn.lab.superlink.serverapp import LOG_FILE
+from fedlearn.lab.superlink.tail import Notices, Tail
 from fedlearn.report.rounds import RoundRecord
 from fedlearn.report.summary import ROUNDS_FILE
 from fedlearn_server.app import ORDER
@@ -70,6 +71,8 @@ class Follower:
     def __post_init__(self) -> None:
         self._directory: Path = self.order.training_directory
         self._tail = Tail(self._directory / ROUNDS_FILE, self.observe)
+        self._notices = Notices(self._directory / LOG_FILE, self.say)
+        self._nodes = NodeWatch(self.line, self.say, self.clock)
         self._current: marks.Submission | None = None
         self._submitted = 0  # since the last round
         self._sign = self._since = self.clock()
@@ -121,6 +124,7 @@ class Follower:
             if who is not None and self._current is not None and who.submission == self._current.submission:
                 self._current = replace(self._current, flower_run=who.flower_run)
                 self._sign, self._silent = self.clock(), False
+                self._nodes.look()
             elif self.clock() - self._sign > self.patience_s:
                 raise RoundFailed(
                     f"{self._directory}: a ServerApp of an earlier submission does not end. {self.advice}"
@@ -138,8 +142,10 @@ class Follower:
         return False
 
     def _read(self) -> None:
+        self._notices.read()
         if self._tail.read():
             self._sign, self._submitted = self.clock(), 0
+            self._nodes.moved()
 
     def _look(self) -> None:
         """Nobody is at work and there is no model: find out why, and do what helps."""

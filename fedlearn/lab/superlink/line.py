@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from fedlearn.errors import DeploymentRefused, FedlearnError, OutOfRange, SuperLinkUnreachable
+from fedlearn.errors import DeploymentRefused, FedlearnError, OutOfRange, SuperLinkRefused, SuperLinkUnreachable
 from fedlearn.lab.config import RuntimeConfig
 
 # Flower reports usage to its vendor unless told not to before it is first imported.
@@ -19,6 +19,10 @@ from fedlearn_server.deployment.operator import open_control
 from fedlearn_server.flower import ControlLink, read_operator_token
 
 T = TypeVar("T")
+
+ONLINE = "online"
+NODES_S = 5.0
+"""Seconds without a round until SuperLink is asked whether any node is online, and between such questions."""
 
 
 class Calls(Protocol):
@@ -32,6 +36,11 @@ class Calls(Protocol):
     @property
     def remedy(self) -> str:
         """What to do if it does not answer."""
+        ...
+
+    @property
+    def nodes_remedy(self) -> str:
+        """What to do if no node is there."""
         ...
 
     def call(self, ask: Callable[[ControlLink], T]) -> T:
@@ -59,6 +68,14 @@ class Line:
         return "start it again, or correct runtime.address."
 
     @property
+    def nodes_remedy(self) -> str:
+        """What to do about a SuperLink without nodes."""
+        if self._runtime.address is not None:
+            return "register one there and start it (docs/operations.md)."
+        gateways = "" if self._runtime.fleet is None else " --gateways FILE"
+        return f"`fedlearn up --nodes 3{gateways}` starts some."
+
+    @property
     def address(self) -> str:
         """``host:port`` of SuperLink."""
         address = self._runtime.address
@@ -82,13 +99,17 @@ class Line:
             raise
 
     def check(self) -> None:
-        """Refuse, with what to do, if no SuperLink answers."""
+        """Refuse, with what to do, if no SuperLink answers or nobody may be its node; one may yet come online."""
         try:
-            self.call(lambda link: link.nodes())
+            nodes = self.call(lambda link: link.nodes())
         except SuperLinkUnreachable as error:
             raise SuperLinkUnreachable(f"{error} {self.remedy}") from error
         finally:
             self.close()
+        if not nodes:
+            raise DeploymentRefused(
+                f"SuperLink at {self.address} has no node, so that nobody would train; {self.nodes_remedy}"
+            )
 
     def close(self) -> None:
         """Close the connection; the next call opens one."""
@@ -116,4 +137,44 @@ def _open(runtime: RuntimeConfig) -> ControlLink:
         raise OutOfRange(
             f"runtime.ca={ca}: cannot be read ({error.strerror}); name the ca.crt of SuperLink at {runtime.address}."
         ) from error
-    return ControlLink(runtime.address, ca, None if runtime.token is None else read_operator_token(Path(runtime.token)))
+    try:
+        token = None if runtime.token is None else read_operator_token(Path(runtime.token))
+    except SuperLinkRefused as error:
+        raise OutOfRange(f"runtime.token={error}") from error
+    try:
+        return ControlLink(runtime.address, ca, token)
+    except SuperLinkRefused as error:
+        raise OutOfRange(f"runtime.ca={error}") from error
+
+
+class NodeWatch:
+    """Says when a training waits because no node is online.
+
+    Args:
+        line: to SuperLink.
+        say: told once each time that the last node has gone.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, line: Calls, say: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self._line = line
+        self._say = say
+        self._clock = clock
+        self._said = False
+        self.moved()
+
+    def moved(self) -> None:
+        """There was a round: somebody is at work."""
+        self._next = self._clock() + NODES_S
+
+    def look(self) -> None:
+        """Ask SuperLink, if it is time to; a SuperLink that does not answer is another's business."""
+        if self._clock() < self._next:
+            return
+        self.moved()
+        with suppress(FedlearnError):
+            found = self._line.call(lambda link: link.nodes())
+            is_alone = all(node.status != ONLINE for node in found)
+            if is_alone and not self._said:
+                self._say(f"waiting: no node is online; {self._line.nodes_remedy}")
+            self._said = is_alone

@@ -1,9 +1,11 @@
-"""Reads ``metrics.jsonl`` while another process writes it."""
+"""Reads ``metrics.jsonl`` and a ServerApp's log while another process writes them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fedlearn.report.rounds import RoundRecord
 from fedlearn.report.schema import decode, parse
@@ -48,3 +50,43 @@ class Tail:
             self._next += 1
             self._observe(record)
         return len(new)
+
+
+class Notices:
+    """Says what a ServerApp logs that an engineer should know: attempts that were given up.
+
+    Args:
+        path: its log, JSON lines; may not be there yet. What is in it already was said before.
+        say: told each.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self._path = path
+        self._say = say
+        self._at = path.stat().st_size if path.exists() else 0
+
+    def read(self) -> None:
+        """Say what is new; a line that is being written counts when it is whole."""
+        try:
+            if self._path.stat().st_size <= self._at:
+                return
+            with self._path.open("rb") as file:
+                file.seek(self._at)
+                new = file.read()
+        except FileNotFoundError:
+            return
+        whole = new[: new.rfind(b"\n") + 1]
+        self._at += len(whole)
+        for line in whole.splitlines():
+            words = _given_up(line)
+            if words:
+                self._say(words)
+
+
+def _given_up(line: bytes) -> str:
+    """Return what a log line says of an attempt that was given up, or ""."""
+    try:
+        plain: Any = json.loads(line)
+        return f"step {plain['step']}: attempt {plain['attempt']} given up: {plain['reason']}; tried again."
+    except (ValueError, KeyError, TypeError):
+        return ""

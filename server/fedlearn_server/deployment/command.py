@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -23,14 +24,16 @@ from fedlearn_server.deployment.records import Deployment, opened
 from fedlearn_server.deployment.status import DeploymentStatus, status
 from fedlearn_server.deployment.up import FIRST_NODES, up
 
+EXIT_INTERRUPTED: Final = 130
+
 UP = """\
-Starts what is not running and leaves alone what is: after an accident, run it again. At first it makes an authority, a
+Starts what is not running and leaves alone what is: after an accident, or Ctrl-C, run it again. At first it makes an authority, a
 certificate for SuperLink and a key for each node. SuperLink listens on this machine only.
 """
 
 
 def up_command(arguments: Sequence[str]) -> int:
-    """Start a SuperLink with TLS and resident nodes; 0 once all are online."""
+    """Start a SuperLink with TLS and resident nodes; 0 once all are online, 130 after Ctrl-C."""
     parser = _parser("up", "Start a SuperLink with TLS and resident nodes on this machine.", UP)
     parser.add_argument(
         "--nodes", type=int, metavar="N", help=f"how many (default: as many as there are, {FIRST_NODES} at first)"
@@ -53,6 +56,20 @@ def up_command(arguments: Sequence[str]) -> int:
     )
     given = parser.parse_args(arguments)
     console = Console()
+    try:
+        deployment = _started(given, console)
+    except KeyboardInterrupt:
+        Console(stderr=True).print(
+            "interrupted; what was started keeps running: `fedlearn up` goes on, `fedlearn down` stops it",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return EXIT_INTERRUPTED
+    _tell_up(console, deployment)
+    return 0
+
+
+def _started(given: argparse.Namespace, console: Console) -> Deployment:
     with _saying(console) as say:
         if given.renew_certificates or given.new_authority:
             _renew(given.dir, say, new_ca=given.new_authority)
@@ -60,9 +77,7 @@ def up_command(arguments: Sequence[str]) -> int:
             from fedlearn_server.gateway.beside import read_template  # noqa: PLC0415 - gRPC, for those who need it
 
             read_template(given.gateways)
-        deployment = up(given.dir, given.nodes, port=given.port, host=given.host, say=say, gateways=given.gateways)
-    _tell_up(console, deployment)
-    return 0
+        return up(given.dir, given.nodes, port=given.port, host=given.host, say=say, gateways=given.gateways)
 
 
 def status_command(arguments: Sequence[str]) -> int:
@@ -152,7 +167,8 @@ def _tell_up(console: Console, deployment: Deployment) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print("next: fedlearn train runtime=superlink; fedlearn status; fedlearn down", highlight=False)
+    first = "fedlearn train runtime=superlink" if count else "fedlearn up --nodes 3, or nodes elsewhere"
+    console.print(f"next: {first}; fedlearn status; fedlearn down", highlight=False)
 
 
 def _tell_status(console: Console, found: DeploymentStatus) -> None:
@@ -164,9 +180,11 @@ def _tell_status(console: Console, found: DeploymentStatus) -> None:
         note = f"metrics port {node.metrics_port}" if node.metrics_port else ""
         node_id = "" if node.node_id is None else str(node.node_id)
         table.add_row(node.name, node_id, _colored(node.state), _moment(node.since), str(node.answered), note)
+    for other in found.elsewhere:
+        table.add_row(escape(other.name), str(other.node_id), _colored(other.state), "", "", "elsewhere")
     for run in found.runs:
         words = " ".join(filter(None, (run.status, run.sub_status)))
-        table.add_row("run", str(run.run_id), words, "", "", escape(run.details))
+        table.add_row("run", str(run.run_id), words, _moment(run.submitted), "", escape(run.details))
     days = "not usable" if found.certificate_days is None else f"{found.certificate_days} days left"
     # a file or a pipe has no width to fit into
     wide = Console(width=None if console.is_terminal else 160)

@@ -42,12 +42,15 @@ def down(deployment: Deployment, *, stop_runs: bool = False, say: Say = silent) 
     with in_words(deployment.directory), locked(deployment.layout):
         found = opened(deployment.directory)
         _settle_runs(found, stop_runs, say)
-        say(f"stopping {len(found.nodes)} nodes")
+        running = sum(processes.is_running(node.process) for node in found.nodes)
+        if running:
+            say(f"stopping {running} node{'' if running == 1 else 's'}")
         killed = processes.stop([node.process for node in found.nodes], DRAIN_S)
         for node in found.nodes:
             if node.process in killed:
                 say(f"{node.name} did not drain within {DRAIN_S:.0f} s and was killed; its question is asked again")
-        say("stopping SuperLink")
+        if processes.is_running(found.superlink):
+            say("stopping SuperLink")
         stop_superlink(found.superlink)
         processes.stop(processes.marked(found.identity), SERVER_APP_STOP_S)
         nodes = tuple(replace(node, process=NOT_STARTED) for node in found.nodes)

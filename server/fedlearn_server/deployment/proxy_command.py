@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import pwd
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from rich.console import Console
@@ -41,13 +43,28 @@ def main(arguments: Sequence[str]) -> int:
     console.print(
         f"next: nginx -t -c {given.out} && nginx -c {given.out} -g 'daemon off;'", markup=False, soft_wrap=True
     )
+    if given.user is not None and not _is_user(given.user):
+        console.print(
+            f"! --user {given.user}: no such user on this machine; nginx starts only where there is one",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     return 0
+
+
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _settings(given: argparse.Namespace, deployment: Deployment) -> ProxySettings:
     if (given.certificate is None) != (given.certificate_key is None):
         raise OutOfRange("--certificate and --certificate-key: give both, or neither.")
-    settings = ProxySettings(
+    settings = _as_typed(
         listen=given.listen,
         upstream=deployment.address,
         ca=deployment.ca,
@@ -63,6 +80,16 @@ def _settings(given: argparse.Namespace, deployment: Deployment) -> ProxySetting
     if given.certificate is None:
         _ensure_certificate(deployment, settings.certificate, given.name)
     return settings
+
+
+def _as_typed(**fields: Any) -> ProxySettings:
+    """Return settings; what is refused of them has the name of its option."""
+    try:
+        return ProxySettings(**fields)
+    except OutOfRange as error:
+        name, equals, words = str(error).partition("=")
+        option = {"key": "certificate-key"}.get(name, name.replace("_", "-"))
+        raise OutOfRange(f"--{option}{equals}{words}") from error
 
 
 def _ensure_certificate(deployment: Deployment, certificate: Path, asked: Sequence[str]) -> None:

@@ -57,6 +57,8 @@ def restore_backup(source: Path, directory: Path, *, force: bool = False, ledger
         LedgerError: a ledger of the backup cannot be read or contradicts itself. Nothing was restored.
     """
     with in_words(directory):
+        if not source.is_dir():
+            raise DeploymentRefused(f"{source}: no such directory; name the directory of a backup.")
         manifest = checked_manifest(source)
         _require_not_newer(manifest)
         kept = tuple(_kept_at(manifest, place) for place in ledgers)

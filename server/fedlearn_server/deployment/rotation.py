@@ -30,6 +30,7 @@ NEXT_KEY: Final = "key.pem.next"
 DRAIN_S: Final = 28.0
 REVOKED_S: Final = 3.0
 MOST_NAME: Final = 64
+NO_NODE: Final = "no node of this name or id; `fedlearn nodes list` shows them."
 
 
 def add_node(directory: Path, name: str, *, say: Say = silent) -> Deployment:
@@ -99,7 +100,7 @@ def revoke_node(directory: Path, name: str, *, say: Say = silent) -> tuple[int, 
             processes.stop([local.process], REVOKED_S)
             saved(forget(control, deployment, replace(local, node_id=None)))
         if not found and local is None:
-            raise DeploymentRefused(f"{name}: no node of this name or id; `fedlearn nodes list` shows them.")
+            raise DeploymentRefused(f"{name}: {NO_NODE}")
         return tuple(node.node_id for node in found)
 
 
@@ -115,6 +116,8 @@ def rotate_node(directory: Path, name: str, *, say: Say = silent) -> Deployment:
     with _held(directory) as (deployment, control):
         node = next((node for node in deployment.nodes if node.name == name), None)
         if node is None:
+            if not any(name in {known.name, str(known.node_id)} for known in control.nodes()):
+                raise DeploymentRefused(f"{name}: {NO_NODE}")
             raise DeploymentRefused(
                 f"{name}: not a node of this machine. Make a key where it runs (`fedlearn nodes keygen FILE`), then "
                 f"`fedlearn nodes rotate {name} --key FILE.pub` here."
@@ -179,7 +182,8 @@ def _registered_id(control: ControlLink, pem: bytes, name: str) -> int:
         return control.register_node(pem, name)
     except SuperLinkRefused as error:
         raise DeploymentRefused(
-            f"{name}: SuperLink does not take this key ({error}). One that was revoked stays so; make a new one."
+            f"{name}: SuperLink does not take this key ({error}). One that was revoked stays so; "
+            "make a new one where the node runs: `fedlearn nodes keygen FILE`."
         ) from error
 
 

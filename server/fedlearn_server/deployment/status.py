@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -15,7 +16,7 @@ from fedlearn_server.deployment.operator import open_control
 from fedlearn_server.deployment.records import NOT_STARTED, Deployment, NodeRecord, ProcessRecord, opened
 
 if TYPE_CHECKING:
-    from fedlearn_server.flower import FlowerRun
+    from fedlearn_server.flower import FlowerNode, FlowerRun
 
 WARN_DAYS: Final = 30
 LEAST_FREE_BYTES: Final = 512 << 20
@@ -71,17 +72,33 @@ class NodeStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeElsewhere:
+    """How a node that does not run on this machine is, as SuperLink says.
+
+    Args:
+        name: for people.
+        node_id: SuperLink's.
+        state: registered, online or offline.
+    """
+
+    name: str
+    node_id: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentStatus:
     """How a deployment is.
 
     Args:
         directory: of the deployment.
         superlink: SuperLink.
-        nodes: in the deployment's order.
+        nodes: of this machine, in the deployment's order.
         runs: the newest that SuperLink knows, newest first; none if it does not answer.
         certificate_days: full days until SuperLink's certificate expires, or None if it cannot be used.
         disk_free_bytes: where the database lies.
         problems: what is not as it should be, each with the way out.
+        elsewhere: nodes of other machines, by name; none if SuperLink does not answer.
     """
 
     directory: str
@@ -91,6 +108,7 @@ class DeploymentStatus:
     certificate_days: int | None
     disk_free_bytes: int
     problems: tuple[str, ...]
+    elsewhere: tuple[NodeElsewhere, ...] = ()
 
     @property
     def is_well(self) -> bool:
@@ -107,27 +125,43 @@ def status(deployment: Deployment) -> DeploymentStatus:
     found = opened(deployment.directory)
     problems: list[str] = []
     days = _certificate_days(found, problems)
-    superlink, runs = _superlink(found, problems)
+    superlink, runs, known = _superlink(found, problems)
     nodes = tuple(_node(node, problems) for node in found.nodes)
-    if {superlink.state, *(node.state for node in nodes)} == {STOPPED}:
+    elsewhere = _elsewhere(found, known)
+    states = {superlink.state, *(node.state for node in nodes)}
+    if states == {STOPPED} and days is not None:  # it would refuse a certificate that cannot be used
         problems.append("nothing runs here; `fedlearn up` starts it.")
+    if superlink.state == ONLINE and ONLINE not in {node.state for node in (*nodes, *elsewhere)}:
+        problems.append(f"no node is online, a training would wait; {_way_to_nodes(found)}")
     free = shutil.disk_usage(found.directory).free
     if free < LEAST_FREE_BYTES:
         problems.append(f"{free >> 20} MiB free where the database lies; make room in {found.directory}.")
-    return DeploymentStatus(str(found.directory), superlink, nodes, runs, days, free, tuple(problems))
+    return DeploymentStatus(str(found.directory), superlink, nodes, runs, days, free, tuple(problems), elsewhere)
 
 
-def _superlink(deployment: Deployment, problems: list[str]) -> tuple[SuperLinkStatus, tuple[FlowerRun, ...]]:
+def _elsewhere(deployment: Deployment, known: Sequence[FlowerNode]) -> tuple[NodeElsewhere, ...]:
+    here = {node.node_id for node in deployment.nodes}
+    found = (NodeElsewhere(node.name, node.node_id, node.status) for node in known if node.node_id not in here)
+    return tuple(sorted(found, key=lambda node: (node.name, node.node_id)))
+
+
+def _way_to_nodes(deployment: Deployment) -> str:
+    return f"`fedlearn up{'' if deployment.nodes else ' --nodes 3'}` starts some here."
+
+
+def _superlink(
+    deployment: Deployment, problems: list[str]
+) -> tuple[SuperLinkStatus, tuple[FlowerRun, ...], tuple[FlowerNode, ...]]:
     record = deployment.superlink
     if not processes.is_running(record):
         state = _gone(record)
         if state != STOPPED:
             problems.append("SuperLink died; `fedlearn up` starts it.")
-        return _superlink_status(deployment, state, running=False), ()
-    runs = _runs(deployment, problems)
-    if runs is None:
-        return _superlink_status(deployment, "starting", running=True), ()
-    return _superlink_status(deployment, ONLINE, running=True), runs
+        return _superlink_status(deployment, state, running=False), (), ()
+    answer = _asked(deployment, problems)
+    if answer is None:
+        return _superlink_status(deployment, "starting", running=True), (), ()
+    return _superlink_status(deployment, ONLINE, running=True), *answer
 
 
 def _superlink_status(deployment: Deployment, state: str, *, running: bool) -> SuperLinkStatus:
@@ -142,11 +176,12 @@ def _superlink_status(deployment: Deployment, state: str, *, running: bool) -> S
     )
 
 
-def _runs(deployment: Deployment, problems: list[str]) -> tuple[FlowerRun, ...] | None:
+def _asked(deployment: Deployment, problems: list[str]) -> tuple[tuple[FlowerRun, ...], tuple[FlowerNode, ...]] | None:
+    """Return the runs and the nodes that SuperLink knows."""
     try:
         control = open_control(deployment)
         try:
-            return control.runs(RUNS_SHOWN)
+            return control.runs(RUNS_SHOWN), control.nodes()
         finally:
             control.close()
     except (SuperLinkUnreachable, SuperLinkRefused, OSError) as error:

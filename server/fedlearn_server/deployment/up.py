@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fedlearn.errors import DeploymentRefused
+from fedlearn.errors import DeploymentRefused, OutOfRange
 from fedlearn_server.deployment import processes
 from fedlearn_server.deployment.certificates import ensure_certificates, issue_server, now_utc, read_certificates
 from fedlearn_server.deployment.layout import Layout, claim, locked
@@ -72,10 +72,11 @@ def up(
         gateways: settings that its nodes share as gateways for phones; None: as it was, at first nodes that simulate.
 
     Raises:
+        OutOfRange: ``nodes``.
         DeploymentRefused: something is in the way, or a part does not start; the message says what and the way out.
     """
     if nodes is not None and not 0 <= nodes <= MOST_NODES:
-        raise DeploymentRefused(f"--nodes {nodes}: must be in 0..{MOST_NODES}.")
+        raise OutOfRange(f"--nodes {nodes}: must be in 0..{MOST_NODES}.")
     with in_words(directory):
         layout = claim(directory.absolute())
         with locked(layout):
@@ -115,7 +116,7 @@ def _up(layout: Layout, wish: _Wish, say: Say) -> Deployment:
     deployment = _with_superlink(before, wish.port, say)
     deployment = _with_started_nodes(deployment, extra, wish.node_command, say)
     try:
-        control = _guarded_control(deployment, say)
+        control = _guarded_control(deployment, silent if deployment.superlink == at_first else say)
     except DeploymentRefused:
         processes.stop(_new_processes(before, deployment), STRAY_S)
         raise

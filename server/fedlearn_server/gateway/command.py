@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fedlearn.errors import FedlearnError
-from fedlearn_server.gateway.process import run
 from fedlearn_server.gateway.settings import load_settings
 
 HELP = """\
@@ -31,6 +31,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--settings", required=True, type=Path, metavar="FILE", help="TOML; docs/gateway.md has all")
     given = parser.parse_args(arguments)
+    # gRPC's core writes lines of its own to stderr, one for each handshake that a stranger spoils
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from fedlearn_server.gateway.process import run  # noqa: PLC0415  # gRPC reads it when it is imported
+
     try:
         return run(load_settings(given.settings))
     except FedlearnError as error:

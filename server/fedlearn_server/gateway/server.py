@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
@@ -17,7 +16,6 @@ from fedlearn_server.gateway.rules import Denied
 from fedlearn_server.gateway.tls import CertificateFiles
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
-_POLL_S: Final = 0.1
 _LAST_S: Final = 5.0
 """What is being answered when the port is closed has so long to end."""
 _HEADER_BYTES: Final = 8 * 1024
@@ -67,11 +65,9 @@ class Door:
             raise OutOfRange(f"listen={host}:{port}: cannot listen there; is the port taken?") from error
         self._server.start()
 
-    def drain(self, seconds: float, enough: Callable[[], bool] = lambda: False) -> None:
-        """Go on answering for so long, or until ``enough``, and close; the handlers give no new work by then."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not enough():
-            time.sleep(_POLL_S)
+    def drain(self, seconds: float) -> None:
+        """Go on answering for so long, and close; by then the handlers give no new work."""
+        time.sleep(seconds)
         self.close(_LAST_S)
 
     def close(self, grace: float = 0.0) -> None:

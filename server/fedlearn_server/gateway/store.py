@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from fedlearn.errors import GatewayStoreFailed, MissingDependency
@@ -138,7 +138,7 @@ def _sqlite_engine(path: Path) -> Engine:
     os.fchmod(handle, 0o600)
     os.close(handle)
     engine = create_engine(
-        f"sqlite:///{path.absolute()}",
+        URL.create("sqlite", database=str(path.absolute())),
         isolation_level="AUTOCOMMIT",
         max_overflow=-1,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
