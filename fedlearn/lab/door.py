@@ -207,13 +207,12 @@ def _client(values: dict[str, Any]) -> ClientConfig:
 
 def _runtime(values: dict[str, Any]) -> RuntimeConfig:
     fleet = values["fleet"]
-    if fleet is None or fleet == asdict(FleetSchema()):
+    if values["name"] != "fleet" and (fleet is None or fleet == asdict(FleetSchema())):
         return RuntimeConfig(**{**values, "fleet": None})
+    fleet = fleet or asdict(FleetSchema())
     for name, value in fleet.items():
         if value is None:
-            raise ConfigError(
-                f"runtime.fleet.{name} is missing: runtime=fleet needs it; see configs/runtime/fleet.yaml."
-            )
+            raise ConfigError(f"runtime.fleet.{name} is missing: set it, e.g. runtime.fleet.{name}=VALUE.")
     for name in FLEET_PLACE:
         # as typed, it would be another file when the run is resumed from elsewhere
         fleet = {**fleet, name: str(Path(fleet[name]).expanduser().resolve())}

@@ -410,8 +410,8 @@ def read_operator_token(path: Path) -> str:
     try:
         if path.stat().st_mode & 0o077:
             raise SuperLinkRefused(
-                f"{path}: others can read the operator's token: `chmod 600 {path}`; if somebody may have, remove it where "
-                "SuperLink runs, then `fedlearn down` and `fedlearn up`, which makes a new one."
+                f"{path}: others can read the operator's token: `chmod 600 {path}`; if somebody may have, remove it "
+                "where SuperLink runs, then `fedlearn down` and `fedlearn up`, which makes a new one."
             )
         token = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:

@@ -51,23 +51,20 @@ class Answering:
     def __call__(self, content: RecordDict) -> RecordDict:
         """Return the answer to a question; whatever goes wrong is raised."""
         question = unpack_question(content)
-        known = self._round(question)
-        place = (question.partition, question.partitions)
-        payload = known.answers.get(place)
+        asked, place = _digest(question), (question.partition, question.partitions)
+        run = next((run for run, known in self._rounds.items() if known.asked == asked), None)
+        payload = None if run is None else self._round(run, asked).answers.get(place)
         if payload is None:
             payload = unpack_answer(answer(self._host, content), question.challenge)
-            self._keep(known, place, payload)
+            run = decode_task(question.task).run_id if run is None else run
+            self._keep(self._round(run, asked), place, payload)
         return pack_answer(payload, question.challenge)
 
-    def _round(self, question: Question) -> _Answered:
-        """Return the answers to a question's round, which takes the place of its run's last one."""
-        asked = _digest(question)
-        run = next((run for run, known in self._rounds.items() if known.asked == asked), None)
-        if run is None:
-            run, known = decode_task(question.task).run_id, _Answered(asked)
-        else:
-            known = self._rounds[run]
-        self._rounds.pop(run, None)
+    def _round(self, run: str, asked: bytes) -> _Answered:
+        """Return the answers to a run's round, which takes the place of its last one."""
+        known = self._rounds.pop(run, None)
+        if known is None or known.asked != asked:
+            known = _Answered(asked)
         self._rounds[run] = known
         while len(self._rounds) > self._kept_runs:
             del self._rounds[next(iter(self._rounds))]

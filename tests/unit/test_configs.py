@@ -26,6 +26,13 @@ NEEDS = {
     ("data", "crosswoz"): ["data.root=anywhere"],
     ("data", "plugin"): ["data.name=somebodys"],
     ("experiment", "crosswoz_restaurants"): ["data.root=anywhere"],
+    ("runtime", "fleet"): [
+        "privacy=blt",
+        "cohort=bounded",
+        "evaluation.controls=false",
+        *(f"runtime.fleet.{name}=anywhere" for name in ("bundle", "root_key")),
+        *(f"runtime.fleet.{name}=1000" for name in ("population", "round_size")),
+    ],
 }
 
 

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import gateway_door as doors
 import gateway_fleet as fleets
 
+from fedlearn.device.credential import Credential
 from fedlearn.device.padding import padded
 from fedlearn.device.requests import CLOCK_TOLERANCE_S, Denial
 from fedlearn.errors import GatewayStoreFailed, Reason
@@ -346,12 +347,20 @@ SHAPES: dict[str, dict[str, Any]] = {
     "a long runtime": {"runtime": "1" * 65},
     "a line end": {"population": "city\n"},
     "a nul": {"purpose": "\0"},
+    "over the cap": {"attestation": bytes(70_000)},
 }
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
 def test_shapes(desk: doors.Desk, changes: dict[str, Any]) -> None:
     assert denied_by_status(desk, desk.phone().check_in(**changes)) == Denial.MALFORMED
+
+
+def test_a_device_of_a_population_that_is_served_elsewhere(desk: doors.Desk) -> None:
+    phone = desk.phone(enrolled=False)
+    elsewhere = Credential("village", bytes(16), desk.clock() + 1.0)
+    assert desk.state.enrol(elsewhere, phone.device, desk.clock()) is None
+    assert desk.ask(phone.check_in(population="village")).reason == Denial.POPULATION
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 257, 300, 65_537, 262_144, 2**20])

@@ -153,7 +153,7 @@ def test_a_key_is_one_nodes(deployment: Deployment, far: Path) -> None:
     with pytest.raises(DeploymentRefused, match="is the one of far"):
         add_remote(deployment.directory, "other", far)
     assert revoke_node(deployment.directory, "far") == (node_id,)
-    with pytest.raises(DeploymentRefused, match="revoked stays so.*`fedlearn nodes keygen FILE`"):
+    with pytest.raises(DeploymentRefused, match=r"revoked stays so.*`fedlearn nodes keygen FILE`"):
         add_remote(deployment.directory, "far", far)
 
 
@@ -196,7 +196,7 @@ def test_only_a_remote_nodes_second_key_is_given(deployment: Deployment, far: Pa
         add_remote(deployment.directory, "node-1", far, beside=True)
     with pytest.raises(DeploymentRefused, match="no node of this name"):
         add_remote(deployment.directory, "far", far, beside=True)
-    with pytest.raises(DeploymentRefused, match="^far: no node of this name or id"):
+    with pytest.raises(DeploymentRefused, match=r"^far: no node of this name or id"):
         rotate_node(deployment.directory, "far")
     add_remote(deployment.directory, "far", far)
     with pytest.raises(DeploymentRefused, match="not a node of this machine"):

@@ -175,16 +175,16 @@ def test_a_tiny_run() -> None:
 
 def test_the_tables_are_read_at_80_columns() -> None:
     machine = Machine(2, "x86_64", "Linux", "3.11.2", {"flwr": "1.41.0"}, (0.5, 1.25))
-    row = replace(row_of("resident", 1000, 100_000_000, SAMPLES, CALLS), seconds=1234.5, least=1000.0, most=2345.67)
+    row = replace(row_of("resident", 1000, 10_000_000, SAMPLES, CALLS), seconds=123.4, least=100.0, most=234.56)
     bench = ScaleBench("0.1.0 abc", machine, ScaleSizes(), 61.0, (row, row), (Idle(0, 0.1, 0.0),))
     shown = io.StringIO()
     show_scale(Console(file=shown, width=80), bench)
     said = shown.getvalue()
     assert max(map(len, said.splitlines())) <= 80
     assert "…" not in said
-    for words in ("1000.00-2345.67", "100,000,000", "SuperLink", "ServerApp", "received", "waiting"):
+    for words in ("100.00-234.56", "10,000,000", "SuperLink", "ServerApp", "received", "waiting"):
         assert words in said
-    assert f"resident, 1000 nodes, 100,000,000 B: {row.bottleneck}" in said
+    assert f"resident, 1000 nodes, 10,000,000 B: {row.bottleneck}" in said
     assert "61 s on 2 cores (x86_64, Linux); load 0.5 before, 1.25 after;" in said
     assert "Machine(" not in said
 

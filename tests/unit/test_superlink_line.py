@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
+from flwr.proto.control_pb2 import ListRunsResponse
+from flwr.proto.run_pb2 import Run
 
 from fedlearn.errors import DeploymentRefused, OutOfRange, RoundFailed, SuperLinkRefused, SuperLinkUnreachable
 from fedlearn.lab import compose
@@ -21,7 +23,7 @@ from fedlearn.lab.superlink.serverapp import LOG_FILE
 from fedlearn.lab.superlink.tail import Notices
 from fedlearn_server import flower, training
 from fedlearn_server.deployment.certificates import make_authority, now_utc
-from fedlearn_server.flower import FlowerNode
+from fedlearn_server.flower import ControlLink, FlowerNode
 from fedlearn_server.logs import _Lines
 
 NODE = FlowerNode(1, "node-1", "registered", 0.0)
@@ -93,8 +95,8 @@ def test_nobody_listens(remote: RuntimeConfig) -> None:
         (
             403,
             SuperLinkRefused,
-            "SuperLink at here:1 refuses (403): This needs the token. For `fedlearn train`, runtime.token names the file "
-            "with it: operator.token of that SuperLink.",
+            "SuperLink at here:1 refuses (403): This needs the token. For `fedlearn train`, runtime.token names the "
+            "file with it: operator.token of that SuperLink.",
         ),
         (400, SuperLinkRefused, "SuperLink at here:1 refuses (400): This needs the token."),
     ],
@@ -108,6 +110,20 @@ def test_what_superlink_says_is_a_sentence(problem: Exception | int, error: type
     with pytest.raises(error) as raised, flower._translated("here:1"):
         raise problem
     assert str(raised.value) == words
+
+
+def test_runs_are_told_newest_first(remote: RuntimeConfig) -> None:
+    """SuperLink's answer is a map, which has no order."""
+    link = ControlLink(str(remote.address), Path(str(remote.ca)))
+    runs = {
+        7: Run(run_id=7, pending_at="2026-01-02T03:04:05+00:00"),
+        3: Run(run_id=3, pending_at="2026-01-02T03:04:05.5+00:00"),
+        5: Run(run_id=5, pending_at="2025-12-31T23:59:59.9+00:00"),
+    }
+    link._client = SimpleNamespace(ListRuns=lambda _: ListRunsResponse(run_dict=runs))
+    assert [(run.run_id, run.submitted) for run in link.runs()] == [
+        (run_id, runs[run_id].pending_at) for run_id in (3, 7, 5)
+    ]
 
 
 @pytest.mark.parametrize("where", ["here", "fleet", "elsewhere"])

@@ -27,8 +27,8 @@ from fedlearn_server.deployment.up import FIRST_NODES, up
 EXIT_INTERRUPTED: Final = 130
 
 UP = """\
-Starts what is not running and leaves alone what is: after an accident, or Ctrl-C, run it again. At first it makes an authority, a
-certificate for SuperLink and a key for each node. SuperLink listens on this machine only.
+Starts what is not running and leaves alone what is: after an accident, or Ctrl-C, run it again. At first it makes an
+authority, a certificate for SuperLink and a key for each node. SuperLink listens on this machine only.
 """
 
 

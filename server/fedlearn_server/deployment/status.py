@@ -131,7 +131,8 @@ def status(deployment: Deployment) -> DeploymentStatus:
     states = {superlink.state, *(node.state for node in nodes)}
     if states == {STOPPED} and days is not None:  # it would refuse a certificate that cannot be used
         problems.append("nothing runs here; `fedlearn up` starts it.")
-    if superlink.state == ONLINE and ONLINE not in {node.state for node in (*nodes, *elsewhere)}:
+    online = ONLINE in {*(node.state for node in nodes), *(node.state for node in elsewhere)}
+    if superlink.state == ONLINE and not online:
         problems.append(f"no node is online, a training would wait; {_way_to_nodes(found)}")
     free = shutil.disk_usage(found.directory).free
     if free < LEAST_FREE_BYTES:
