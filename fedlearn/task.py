@@ -35,6 +35,8 @@ class RoundTask:
         participation: the schedule that decides inclusion instead, or None: an independent draw per phone and step.
         count_scale: s > 0 where the clip is adapted: each phone appends ``s * (bit - 1/2)`` to its update, the bit
             saying whether it was within the clip (``fedlearn.privacy.adaptive_clip``). None: nothing is appended.
+        ledger_checkpoint: of the ledger that the step is reserved in, JSON (``fedlearn.ledger.checkpoint``): gateways
+            show it to phones. Not part of the task's digest: it is newer when a step is asked again.
     """
 
     run_id: str
@@ -49,6 +51,7 @@ class RoundTask:
     round_key: bytes = field(repr=False)
     participation: CohortSchedule | None = None
     count_scale: float | None = None
+    ledger_checkpoint: bytes = field(default=b"", repr=False)
 
     @property
     def weights(self) -> int:

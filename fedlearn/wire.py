@@ -24,6 +24,7 @@ MAX_MESSAGE_BYTES = 256 * 2**20
 DIGEST_BYTES = 32
 NONCE_BYTES = 16
 KEY_BYTES = 32
+MOST_CHECKPOINT_BYTES = 4096
 
 MAX_TENSOR_DIMENSIONS = 8
 
@@ -47,6 +48,7 @@ def decode_task(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> RoundTask:
     _require(_positive(body.l2_clip_norm), "task.l2_clip_norm must be finite and > 0")
     _require(0.0 < body.sampling_probability <= 1.0, "task.sampling_probability must be in (0, 1]")
     _require(body.grid_step == 0.0 or _positive(body.grid_step), "task.grid_step must be 0 or finite and > 0")
+    _require(len(body.ledger_checkpoint) <= MOST_CHECKPOINT_BYTES, "task.ledger_checkpoint is too long")
     _require(body.count_scale == 0.0 or _positive(body.count_scale), "task.count_scale must be 0 or finite and > 0")
     return RoundTask(
         run_id=body.run_id,
@@ -61,6 +63,7 @@ def decode_task(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> RoundTask:
         round_key=body.round_key,
         participation=_schedule_from_proto(body.participation) if body.HasField("participation") else None,
         count_scale=body.count_scale or None,
+        ledger_checkpoint=body.ledger_checkpoint,
     )
 
 
@@ -68,6 +71,7 @@ def task_digest(task: RoundTask) -> bytes:
     """SHA-256 of the task without its secret key, so that the digest may be logged and echoed."""
     public = _task_to_proto(task)
     public.ClearField("round_key")
+    public.ClearField("ledger_checkpoint")
     return hashlib.sha256(public.SerializeToString(deterministic=True)).digest()
 
 
@@ -163,6 +167,7 @@ def _task_to_proto(task: RoundTask) -> pb.RoundTask:
         if schedule is None
         else pb.CohortSchedule(min_separation=schedule.min_separation, availability=schedule.availability),
         count_scale=task.count_scale or 0.0,
+        ledger_checkpoint=task.ledger_checkpoint,
     )
 
 

@@ -13,6 +13,7 @@ from fedlearn.privacy.events import Event, RepeatAndSelect
 from fedlearn.types import Charge
 
 if TYPE_CHECKING:
+    from fedlearn.ledger.checkpoint import LedgerCheckpoint
     from fedlearn.ledger.ledger import Ledger
 
 
@@ -69,6 +70,10 @@ class RunAccount:
     def announced(self) -> bool:
         """Whether a step was ever reserved."""
         return self._state.reserved_before
+
+    def checkpoint(self) -> LedgerCheckpoint:
+        """Return a signed statement of the ledger's length, to be kept elsewhere."""
+        return self._ledger.checkpoint()
 
     def reserve(self, step: int, attempt: int, part: int = 0) -> Reservation:
         """Announce one attempt at a step, durably, before its cohort is drawn.

@@ -62,7 +62,7 @@ class CohortSchedule(_message.Message):
     def __init__(self, min_separation: _Optional[int] = ..., availability: _Optional[float] = ...) -> None: ...
 
 class RoundTask(_message.Message):
-    __slots__ = ("run_id", "step", "attempt", "seed", "parameters", "training", "l2_clip_norm", "grid_step", "sampling_probability", "round_key", "participation", "count_scale")
+    __slots__ = ("run_id", "step", "attempt", "seed", "parameters", "training", "l2_clip_norm", "grid_step", "sampling_probability", "round_key", "participation", "count_scale", "ledger_checkpoint")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class RoundTask(_message.Message):
     ROUND_KEY_FIELD_NUMBER: _ClassVar[int]
     PARTICIPATION_FIELD_NUMBER: _ClassVar[int]
     COUNT_SCALE_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     step: int
     attempt: int
@@ -87,7 +88,8 @@ class RoundTask(_message.Message):
     round_key: bytes
     participation: CohortSchedule
     count_scale: float
-    def __init__(self, run_id: _Optional[str] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., seed: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., training: _Optional[_Union[LocalTraining, _Mapping]] = ..., l2_clip_norm: _Optional[float] = ..., grid_step: _Optional[float] = ..., sampling_probability: _Optional[float] = ..., round_key: _Optional[bytes] = ..., participation: _Optional[_Union[CohortSchedule, _Mapping]] = ..., count_scale: _Optional[float] = ...) -> None: ...
+    ledger_checkpoint: bytes
+    def __init__(self, run_id: _Optional[str] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., seed: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., training: _Optional[_Union[LocalTraining, _Mapping]] = ..., l2_clip_norm: _Optional[float] = ..., grid_step: _Optional[float] = ..., sampling_probability: _Optional[float] = ..., round_key: _Optional[bytes] = ..., participation: _Optional[_Union[CohortSchedule, _Mapping]] = ..., count_scale: _Optional[float] = ..., ledger_checkpoint: _Optional[bytes] = ...) -> None: ...
 
 class Contribution(_message.Message):
     __slots__ = ("codec", "scale", "level", "count", "l2_bound", "task_digest", "nonce", "dimension", "values")

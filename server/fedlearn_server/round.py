@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -128,6 +128,8 @@ def run_round(job: TrainingJob, state: TrainingState, spend: Spend, nodes: Conve
     attempt, key = spend.reserve(state.step)
     try:
         task = make_task(job, state, attempt, key, spend.grid_step)
+        if job.gateways:
+            task = replace(task, ledger_checkpoint=spend.checkpoint())
         gathered = gather(nodes, task, job)
         bounded = gathered.bounded_sum(state.step, task.l2_bound, private=job.plan is not None)
     except FedlearnError as error:

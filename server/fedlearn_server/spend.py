@@ -57,6 +57,10 @@ class Spend(Protocol):
         """Record that no step will follow."""
         ...
 
+    def checkpoint(self) -> bytes:
+        """Return a signed checkpoint of the ledger, JSON; nothing where there is no ledger."""
+        ...
+
 
 class LedgerSpend:
     """Pays from a run's account for a mechanism.
@@ -137,6 +141,10 @@ class LedgerSpend:
         if not self._account.closed:
             self._account.close(Rule.COMPLETED, "every step was made, or is not paid for any more")
 
+    def checkpoint(self) -> bytes:
+        """Return a signed checkpoint of the ledger."""
+        return self._account.checkpoint().to_json().encode("ascii")
+
 
 def _paid(charge: Charge | None) -> Charge:
     if charge is None:
@@ -191,3 +199,7 @@ class NoSpend:
 
     def finish(self) -> None:
         """Nothing to record."""
+
+    def checkpoint(self) -> bytes:
+        """Nothing is written."""
+        return b""

@@ -24,6 +24,7 @@ TRAIN: Final = (
     *("fedlearn", "train", "experiment=city_quick", "runtime=superlink", "runtime.shards=2", "cohort.rounds=2"),
     *("evaluation.controls=false", f"run.dir={RUN}"),
 )
+REGISTER: Final = ("register", "python", "/usr/local/lib/fedlearn/fleet.py", "register")
 Say = Callable[[str], None]
 
 PROBE: Final = """
@@ -77,6 +78,7 @@ class Fleet:
             self._again()
             self._gateways()
             self._phone()
+            self._revoked()
         finally:
             self._compose("down", "--volumes", "--timeout", "5")
 
@@ -100,11 +102,10 @@ class Fleet:
     def _train(self) -> None:
         self._say("fleet: a training of two rounds at epsilon 3")
         self._exec("superlink", *TRAIN)
-        summary = json.loads(self._exec("superlink", "cat", f"{RUN}/summary.json"))
-        self._say(f"fleet: {json.dumps(summary.get('runtime', {}))[:200]}")
         self._say("fleet: a reviewer checks its ledger")
         said = self._compose("run", "--rm", "reviewer", "ledger", "verify", RUN)
         _require(said.rstrip().endswith("VERIFIED"), f"the verifier says {said[-300:]}")
+        self._say("fleet: " + next(line for line in said.splitlines() if line.startswith("whole scope")))
 
     def _walls(self) -> None:
         """A phone's network does not reach SuperLink, by name or by address; a node's does."""
@@ -131,6 +132,14 @@ class Fleet:
         listed = json.loads(self._exec("superlink", "fedlearn", "nodes", "list", "--json"))
         online = {node["name"] for node in listed if node["state"] == "online"}
         _require({"node-1", "node-2"} <= online and len(listed) == 4, f"registered: {listed}")
+
+    def _revoked(self) -> None:
+        """Who is a node is decided beside SuperLink, and `register` does not bring back one that was revoked."""
+        self._say("fleet: a node is revoked")
+        self._exec("superlink", "fedlearn", "nodes", "revoke", "node-2")
+        self._refused("a revoked key was registered again", "run", "--rm", *REGISTER, "node-2")
+        listed = json.loads(self._exec("superlink", "fedlearn", "nodes", "list", "--json"))
+        _require("node-2" not in {node["name"] for node in listed}, "node-2 is still a node")
 
     def _gateways(self) -> None:
         self._say("fleet: two gateways, and TLS from the phones' network")

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -47,12 +47,14 @@ class GatewayHost:
         clock: seconds since the Unix epoch.
         sleep: waits so many seconds.
         leaving: whether this gateway is going away: then it answers no question, and leaves collections to others.
+        attest: makes of a ledger's checkpoint what phones are shown, signed by the key that their policy names.
     """
 
     state: GatewayState
     clock: Clock = system_clock
     sleep: Callable[[float], None] = time.sleep
     leaving: Callable[[], bool] = _never
+    attest: Callable[[bytes], bytes] = bytes
 
     def __call__(self, description: str, partition: int, partitions: int) -> NodeFunction:
         """Open a cohort; raise MalformedMessage for a description that is not ``FleetTerms``."""
@@ -70,7 +72,7 @@ class GatewayHost:
         known = self._patiently(lambda: self.state.answered(*here))
         if known is not None:
             return self._same(known, task)
-        weights = weights_block(task)
+        weights, task = weights_block(task), replace(task, ledger_checkpoint=self.attest(task.ledger_checkpoint))
         collection = self._patiently(
             lambda: self.state.open_collection(terms, task, weights, part, parts, self.clock())
         )

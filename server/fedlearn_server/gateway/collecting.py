@@ -44,6 +44,7 @@ class Collection:
         grid_step: of the sum.
         shuffle_seed: as tasks say.
         task_digest: of the round task.
+        checkpoint: of the ledger, as phones are shown it; may be empty.
     """
 
     id: int
@@ -64,6 +65,7 @@ class Collection:
     grid_step: float
     shuffle_seed: int
     task_digest: bytes
+    checkpoint: bytes
 
     def fold_terms(self, device_task: bytes) -> FoldTerms:
         """Return what a phone's contribution must satisfy; its task has a digest of its own."""

@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from fedlearn.errors import FedlearnError, MalformedMessage, MessageTooLarge
 from fedlearn.ledger.checkpoint import LedgerCheckpoint
+from fedlearn.ledger.signing import SigningKey
 from fedlearn.policy.canonical import parse_strict
 from fedlearn.policy.dsse import MAX_BYTES, STATUS_TYPE, unverified_payload
 from fedlearn.policy.status import status_from_bytes
@@ -157,6 +158,21 @@ def read_release(data: bytes) -> Numbered:
     if type(number) is not int or not 1 <= number < 2**63:
         raise MalformedMessage("release.number: must be a whole number >= 1.")
     return Numbered(number, data)
+
+
+def attested(data: bytes, key: SigningKey) -> bytes:
+    """Return a ledger's checkpoint signed by the operator's task key, the one that phones know by their policy.
+
+    The ledger's own signature came with the question, over a connection that SuperLink vouches for.
+
+    Raises:
+        LedgerDamaged: not a checkpoint.
+    """
+    if not data:
+        return b""
+    found = LedgerCheckpoint.from_json(data.decode("ascii", "replace"))
+    signed = LedgerCheckpoint.signed(key, found.ledger_id, found.length, found.hash, found.time)
+    return signed.to_json().encode("ascii")
 
 
 def read_checkpoint(data: bytes) -> bytes:

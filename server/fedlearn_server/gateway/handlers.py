@@ -234,13 +234,15 @@ class Handlers:
         if isinstance(found, Denial):
             return found
         reply.task.ParseFromString(found.signed)
+        if found.checkpoint:
+            reply.ledger_checkpoint = found.checkpoint  # of the ledger that this very step is reserved in
         reply.retry_after_s = 0
         return None
 
     def _hand_out(self, request: pb.CheckInRequest, reply: pb.CheckInReply) -> None:
         reply.status = self._documents.status(request.status_version)
         reply.release = self._documents.release(request.release)
-        reply.ledger_checkpoint = self._documents.checkpoint()
+        reply.ledger_checkpoint = reply.ledger_checkpoint or self._documents.checkpoint()
 
     # --- requests by secret ---
 

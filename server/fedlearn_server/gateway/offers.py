@@ -28,10 +28,11 @@ _BY_ACTION: Final = (Denial.BUNDLE, Denial.PARTICIPATIONS, Denial.SEPARATION, De
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A task for one phone, and the bytes to send (a ``SignedTask``)."""
+    """A task for one phone, the bytes to send (a ``SignedTask``), and the ledger's checkpoint to show beside it."""
 
     task: DeviceTask
     signed: bytes = field(repr=False)
+    checkpoint: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ def reserve(connection: Connection, asked: Asked, now: float, sign: Callable[[De
     for row in _open_collections(connection, asked, now):
         found = _task_in(connection, asked, row, now)
         if isinstance(found, DeviceTask):
-            return Offer(found, sign(found))  # the transaction ends after it: a task that cannot be signed is not given
+            # the transaction ends after it: a task that cannot be signed is not given
+            return Offer(found, sign(found), row.checkpoint)
         denials.add(found)
     return next((denial for denial in _BY_ACTION if denial in denials), Denial.NO_TASK)
 

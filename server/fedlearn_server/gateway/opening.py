@@ -108,6 +108,7 @@ def _new_row(wanted: Wanted, now: float) -> dict[str, Any]:
         "l2_clip_norm": terms.mechanism.l2_clip_norm,
         "grid_step": terms.mechanism.grid_step,
         "shuffle_seed": task.seed,
+        "checkpoint": task.ledger_checkpoint,
         "stage": Stage.OPEN,
         "accepted": 0,
     }

@@ -19,7 +19,7 @@ from fedlearn.errors import UnknownSetting
 from fedlearn.ledger.signing import read_key
 from fedlearn_server.flower import FleetLink, load_node_key
 from fedlearn_server.gateway.cohort import GatewayHost
-from fedlearn_server.gateway.documents import Documents
+from fedlearn_server.gateway.documents import Documents, attested
 from fedlearn_server.gateway.figures import CERTIFICATE_EXPIRES, DRAINING, GatewayMetrics
 from fedlearn_server.gateway.handlers import Handlers
 from fedlearn_server.gateway.intake import Intake
@@ -139,7 +139,10 @@ def run(settings: GatewaySettings) -> int:
         gateway = opened.enter_context(opened_gateway(settings, draining=lambda: stop.wished))
         link = FleetLink(settings.superlink, settings.superlink_ca, key, gateway.figures.tap)
         opened.callback(link.close)
-        host = GatewayHost(gateway.state, leaving=lambda: stop.wished)
+        task_key = read_key(settings.task_key)
+        host = GatewayHost(
+            gateway.state, leaving=lambda: stop.wished, attest=lambda checkpoint: attested(checkpoint, task_key)
+        )
         node = Node(link, Answering(host), directory, gateway.figures, stop=stop)
 
         def health() -> str | None:

@@ -103,6 +103,7 @@ collections = Table(
     Column("grid_step", Double, nullable=False),
     Column("shuffle_seed", BigInteger, nullable=False),
     Column("task_digest", LargeBinary, nullable=False),
+    Column("checkpoint", LargeBinary, nullable=False),
     Column("stage", Text, nullable=False, index=True),
     Column("accepted", BigInteger, nullable=False),
     UniqueConstraint("run_id", "step", "part", "tries"),
