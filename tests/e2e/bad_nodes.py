@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 UNIT = Path(__file__).parents[1] / "unit"
 NODES = 2
 HEARTBEAT_S = 5.0
-PULL_S = 0.05
+PULL_S = 0.25
 A_PULL_LATER_S = 0.7
 """More than the longest wait of a ServerApp between two pulls."""
 UNSEEN = ("answers_twice",)
@@ -185,15 +185,17 @@ def silent_uploads(link: FleetLink) -> Iterator[None]:
 
 @contextmanager
 def online(world: SuperLinkWorld, nodes: int = NODES) -> Iterator[list[FleetLink]]:
-    """Register nodes and bring them online."""
-    links = [world.link(world.register()) for _ in range(nodes)]
+    """Register nodes and bring them online; they are nodes no more afterwards."""
+    members = [world.register() for _ in range(nodes)]
+    links = [world.link(member) for member in members]
     try:
         for link in links:
             link.activate(None)
         yield links
     finally:
-        for link in links:
+        for member, link in zip(members, links, strict=True):
             link.close()
+            world.control.unregister_node(member.node_id)
 
 
 def train(

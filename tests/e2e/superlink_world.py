@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -26,21 +27,24 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from fedlearn.errors import FedlearnError
+from fedlearn_server import flower
 from fedlearn_server.flower import ControlLink, FleetLink, build_bundle
 
 PATIENCE_S = 60.0
-POLL_S = 0.05
+POLL_S = 0.2
+"""Most of what is waited for is asked of SuperLink, which answers a hundred questions with a CPU-second."""
 BIN = Path(sys.executable).parent
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",  # as long as the world stands, which may be for all tests
 }
 
 ASKER = '''\
 """A ServerApp that asks what its order says and writes down every answer."""
 
 import json
+import time
 
 from flwr.serverapp import ServerApp
 
@@ -58,6 +62,7 @@ def main(grid, context):
     conversation = Conversation(grid, order["cohort"], order["parts"], asking)
     with open(order["out"], "w", encoding="utf-8", buffering=1) as out:
         for step, task in enumerate(order["tasks"]):
+            time.sleep(order.get("pause_s", 0.0))
             for answer in conversation.ask(bytes.fromhex(task), step):
                 said = {
                     "step": step,
@@ -89,13 +94,13 @@ fedlearn = ""
 """
 
 
-def wait_until(holds: Callable[[], Any], what: str, seconds: float = PATIENCE_S) -> Any:
+def wait_until(holds: Callable[[], Any], what: str, seconds: float = PATIENCE_S, poll_s: float = POLL_S) -> Any:
     """Return the first value of ``holds`` that is true."""
     end = time.monotonic() + seconds
     while not (found := holds()):
         if time.monotonic() > end:
             raise TimeoutError(f"waited {seconds:g} s for: {what}")
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     return found
 
 
@@ -161,6 +166,13 @@ def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def ssh_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     """Return a private key as ssh-keygen writes it: the only form that a stock SuperNode reads."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+
+
+def be_of_version(link: FleetLink, version: str) -> None:
+    """Let a node say that its flwr is another."""
+    (versions,) = [known for known in link._client._interceptors if isinstance(known, flower._Versions)]
+    (name,) = [name for name, value in versions._headers.items() if value == metadata.version("flwr")]
+    versions._headers[name] = version
 
 
 @contextmanager
@@ -328,7 +340,7 @@ class SuperLinkWorld:
             run = self.control.run(run_id)
             return f"{run.sub_status} {run.details}".strip() if run is not None and run.is_over else None
 
-        return str(wait_until(over, f"run {run_id} to end", seconds))
+        return str(wait_until(over, f"run {run_id} to end", seconds, poll_s=0.5))
 
     def _answers(self) -> bool:
         if self._superlink is not None and self._superlink.poll() is not None:

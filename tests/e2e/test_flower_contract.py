@@ -182,9 +182,10 @@ def test_nobody_pulls_for_another(superlink: SuperLinkWorld, members: list[Membe
             call()
 
 
-def test_a_message_that_cannot_be_read_and_a_run_that_is_stopped(
+def test_a_message_that_cannot_be_read_a_run_that_is_stopped_and_a_superlink_that_comes_back(
     superlink: SuperLinkWorld, members: list[Member], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Killed and started on the same database, SuperLink knows its nodes and runs; what belongs to no run goes."""
     link = superlink.link(members[0])
     link.activate(None)
     run = superlink.ask([b"first", b"second", b"third"], parts=1)
@@ -212,9 +213,24 @@ def test_a_message_that_cannot_be_read_and_a_run_that_is_stopped(
     assert superlink.wait_for_run(run.run_id).startswith("stopped")
     assert link.push(answer(message, b"late")) is False
     assert link.pull() is None
-    assert run.run_id in {known.run_id for known in superlink.control.runs()}
     assert superlink.control.run(12345) is None
     assert not superlink.control.stop_run(run.run_id)
+
+    link.heartbeat()
+    superlink.kill()
+    try:
+        with pytest.raises(SuperLinkUnreachable):
+            link.push(answer(message, b"unsent"))
+        with pytest.raises(SuperLinkUnreachable):
+            link.heartbeat()
+    finally:
+        superlink.start()
+    assert superlink.control.run(run.run_id) is not None
+    assert run.run_id in {known.run_id for known in superlink.control.runs()}
+    link.heartbeat()
+    assert superlink.status_of(members[0]) == "online"
+    assert link.push(answer(message, b"unsent")) is False
+    assert link.pull() is None
 
 
 def test_a_grid_can_be_told_to_give_up() -> None:
@@ -371,63 +387,9 @@ def test_a_submitter_refuses_a_superlink_of_another_version(
         superlink.ask([b"task"], parts=1)
 
 
-def test_a_guarded_superlink(tmp_path: Path) -> None:
-    """As `fedlearn up` starts it: it starts ServerApps itself, knows its operator, and says of which version it is."""
-    world = worlds.SuperLinkWorld(tmp_path, "5e" * 32)
-    try:
-        world.start()
-        with closing(ControlLink(world.address, world.ca)) as stranger, pytest.raises(SuperLinkRefused, match="403"):
-            stranger.nodes()
-        member = world.register()
-        link = world.link(member)
-        link.activate(None)
-        run = world.ask([b"task"], parts=1)
-        link.push(answer(next_message(link), b"good"))
-        assert world.wait_for_run(run.run_id) == "completed"
-        be_of_version(link, "1.30.0")
-        with pytest.raises(SuperLinkRefused, match=r"another version.*1\.30\.0"):
-            link.pull()
-        with pytest.raises(SuperLinkRefused, match=r"another version.*1\.30\.0"):
-            link.activate(member.node_id)
-    finally:
-        world.close()
-
-
 def test_flowers_own_superlink_does_not_say_of_which_version_it_is(
     superlink: SuperLinkWorld, members: list[Member]
 ) -> None:
     link = superlink.link(members[0])
-    be_of_version(link, "1.30.0")
-    link.activate(None)  # refused now: better, say so in docs/node.md
-
-
-def be_of_version(link: FleetLink, version: str) -> None:
-    (versions,) = [known for known in link._client._interceptors if isinstance(known, flower._Versions)]
-    (name,) = [name for name, value in versions._headers.items() if value == importlib.metadata.version("flwr")]
-    versions._headers[name] = version
-
-
-def test_a_superlink_that_comes_back(superlink: SuperLinkWorld, members: list[Member]) -> None:
-    """Killed and started on the same database: it knows its nodes and runs; what is pushed to a run that is over goes.
-
-    Whether the run in flight is over then, depends on who is faster: a ServerApp gives up after four silent seconds.
-    """
-    link = superlink.link(members[0])
-    link.activate(None)
-    run = superlink.ask([b"task"], parts=1)
-    message = next_message(link)
-    superlink.kill()
-    try:
-        with pytest.raises(SuperLinkUnreachable):
-            link.push(answer(message, b"unsent"))
-        with pytest.raises(SuperLinkUnreachable):
-            link.heartbeat()
-    finally:
-        superlink.start()
-    assert superlink.status_of(members[0]) == "online"
-    link.heartbeat()
-    assert superlink.control.run(run.run_id) is not None
-    superlink.control.stop_run(run.run_id)
-    superlink.wait_for_run(run.run_id)
-    assert link.push(answer(message, b"unsent")) is False
-    assert link.pull() is None
+    worlds.be_of_version(link, "1.30.0")
+    link.activate(None)  # refused now: better, say so in docs/node.md; test_up_down.py has the one of `fedlearn up`

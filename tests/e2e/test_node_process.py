@@ -1,4 +1,4 @@
-"""`fedlearn node` as a process against a real SuperLink: killed, without its data, told to stop."""
+"""`fedlearn node` as a process against a real SuperLink: without its data, and told to stop."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 import pytest
 
 from fedlearn.lab import compose
 from fedlearn.lab.shards import Roll, describe
+from fedlearn.task import RoundTask
+from fedlearn.terms import TrainingTerms
+from fedlearn.wire import encode_task
 
 if TYPE_CHECKING:
     from superlink_world import Member, SuperLinkWorld
@@ -64,29 +68,43 @@ def ready(status: dict[str, Any]) -> int:
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # Flower's, when it builds a bundle
 def test_a_node_lives_through_it(superlink: SuperLinkWorld, tmp_path: Path) -> None:
     member = superlink.register()
-    first = start(superlink, member)
-    wait_online(superlink, member, first)
-    first.kill()
-    first.wait()
-
     (tmp_path / "empty").mkdir()
-    second = start(superlink, member, f"--data-root={tmp_path / 'empty'}")
-    status = wait_online(superlink, member, second)
+    node = start(superlink, member, f"--data-root={tmp_path / 'empty'}")
+    status = wait_online(superlink, member, node)
     assert status["node_id"] == member.node_id
     assert ready(status) == 200
 
     config = compose(["experiment=crosswoz_restaurants", "data.root=/where/the/submitter/has/it"])
-    run = superlink.ask([b"one", b"two"], parts=1, cohort=describe(config, 0, Roll("0" * 64, 1, "0" * 64)))
+    run = superlink.ask([task(0), task(1)], parts=1, cohort=describe(config, 0, Roll("0" * 64, 1, "0" * 64)))
     assert superlink.wait_for_run(run.run_id) == "completed"
     assert [said["failure"] for said in run.answers()] == ["DataMissing FL201"] * 2
-    assert second.poll() is None
+    assert node.poll() is None
 
-    second.send_signal(signal.SIGTERM)
-    assert second.wait(DRAINED_S) == 0
+    node.send_signal(signal.SIGTERM)
+    assert node.wait(DRAINED_S) == 0
     said = json.loads((superlink.directory / member.name / "status.json").read_text())
     assert (said["state"], said["answered"]) == ("stopped", 2)
     assert superlink.status_of(member) == "offline", "it said good-bye"
     check_log(superlink.directory / f"{member.name}.log", str(tmp_path))
+
+
+def task(step: int) -> bytes:
+    """A task of a model with one weight."""
+    terms = TrainingTerms(epochs=1, batch_size=1, learning_rate=0.1, shuffle=False, candidates=2)
+    return encode_task(
+        RoundTask(
+            run_id="run",
+            step=step,
+            attempt=0,
+            seed=0,
+            parameters={"w": np.zeros(1, np.float32)},
+            training=terms,
+            l2_clip_norm=1.0,
+            grid_step=None,
+            sampling_probability=1.0,
+            round_key=bytes(32),
+        )
+    )
 
 
 def check_log(path: Path, secret: str) -> None:

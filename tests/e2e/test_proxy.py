@@ -14,12 +14,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 
 from fedlearn.errors import FedlearnError, SuperLinkRefused, SuperLinkUnreachable
 from fedlearn_server.deployment.proxy import NODE_PATHS, ProxySettings, render_proxy
 from fedlearn_server.flower import ControlLink, FleetLink, failure_reply
+
+if TYPE_CHECKING:
+    from superlink_world import SuperLinkWorld
 
 NGINX = shutil.which("nginx") or ("/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else None)
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
@@ -29,26 +33,20 @@ PULL = "/v1/fleet/pull-messages"
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{name}_of_proxy", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 worlds = load("superlink_world")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+def world(superlink: SuperLinkWorld) -> SuperLinkWorld:
     """A SuperLink."""
-    with ExitStack() as stack:
-        made = worlds.SuperLinkWorld(tmp_path_factory.mktemp("world"))
-        stack.callback(made.close)
-        made.start()
-        yield made
+    return superlink
 
 
 class Proxy:

@@ -1,7 +1,9 @@
-"""What docs/operations.md promises of certificates and backups, done to a real deployment."""
+"""What docs/operations.md promises of certificates, backups and a lost database, done to a real deployment."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,19 @@ def directories(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     for directory in made:
         if (directory / "deployment.json").exists():
             processes.stop(processes.marked(opened(directory).identity), 0.0)
+
+
+def test_what_is_killed_comes_back_without_a_memory(directories: tuple[Path, Path]) -> None:
+    """SuperLink, one of two nodes, and the database: the node that lived on is registered anew, as the other is."""
+    first = up(directories[0], 2)
+    for record in (first.superlink, first.nodes[0].process):
+        os.kill(record.pid, signal.SIGKILL)
+        assert processes.wait_gone([record], 10.0) == ()
+    first.layout.database.unlink()
+    second = up(first.directory)
+    assert second.nodes[1].process == first.nodes[1].process
+    assert second.nodes[0].process != first.nodes[0].process
+    assert status(second).is_well
 
 
 @pytest.mark.parametrize("new_ca", [False, True])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -67,3 +69,31 @@ def test_a_result_says_how_it_was_measured_and_names_no_machine() -> None:
     for private in (str(Path.cwd()), str(Path.home()), "/tmp", Path("/proc/sys/kernel/hostname").read_text().strip()):
         assert f'"{private}' not in text
         assert f"{private}/" not in text
+
+
+@pytest.mark.long
+def test_a_tiny_run() -> None:
+    """A SuperLink with TLS, two nodes; afterwards nothing runs and every column is there."""
+    children = set(psutil.Process().children(recursive=True))
+    said = io.StringIO()
+    sizes = ScaleSizes(nodes=(2,), model_bytes=(4_000,), rounds=1, stock=0, seed=7, idle_s=0.2)
+    bench = bench_scale(sizes, Console(file=said))
+    assert not set(psutil.Process().children(recursive=True)) - children
+    (row,) = bench.rows
+    assert (row.path, row.nodes, row.model_bytes, row.rounds) == ("resident", 2, 4_000, 1)
+    assert row.traffic is not None
+    # an answer is the weights as f64; the task, which all parts of a round share, reaches a node once
+    assert 8_000 < row.traffic.sent < 13_000
+    assert 4_000 < row.traffic.received < 8_000
+    assert min(row.superlink.cpu_s, row.serverapp.cpu_s, row.hosts.cpu_s) > 0
+    assert [idle.nodes for idle in bench.idle] == [0, 2]
+    assert bench.stock_ratio is None
+    plain = json.loads(json.dumps(asdict(bench)))
+    assert plain["sizes"]["seed"] == 7
+    assert plain["code"]
+    assert plain["machine"]["versions"]["flwr"]
+    shown = io.StringIO()
+    show_scale(Console(file=shown, width=200), bench)
+    assert "4,000" in shown.getvalue()
+    assert row.bottleneck in shown.getvalue()
+    assert f"load {bench.machine.load[0]:g} before" in shown.getvalue()

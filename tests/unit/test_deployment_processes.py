@@ -124,6 +124,20 @@ def test_a_zombie_does_not_run() -> None:
         child.wait()
 
 
+def test_one_whose_first_thread_ended_runs_until_the_last_has(start: Start) -> None:
+    """It shows as a zombie; taken for one, it would hold its port after `down`, and never be waited for."""
+    record = start(
+        "import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "print('ready', flush=True)\nctypes.CDLL(None).pthread_exit(None)"
+    )
+    process = psutil.Process(record.pid)
+    while process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert processes.is_running(record)
+    processes.stop([record], 10.0)
+    assert not psutil.pid_exists(record.pid), "it was waited for"
+
+
 def test_one_that_ignores_us_is_killed(start: Start) -> None:
     stubborn, polite = start(STUBBORN), start(SLEEP)
     assert processes.stop([stubborn, polite], 0.5) == (stubborn,)

@@ -1,6 +1,6 @@
 """Node keys and certificates change step by step, and an accident between two steps is mended by the next call.
 
-``tests/e2e/test_operations.py`` does it with a real SuperLink.
+``tests/e2e/test_up_down.py`` does it with a real SuperLink.
 """
 
 from __future__ import annotations

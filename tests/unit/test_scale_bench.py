@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fedlearn.errors import OutOfRange
 from fedlearn.lab.bench.device_figures import Machine
-from fedlearn.lab.bench.scale import QUICK, Idle, ScaleBench, ScaleSizes, bench_scale, bottleneck, row_of
+from fedlearn.lab.bench.scale import QUICK, Idle, ScaleBench, ScaleSizes, bottleneck, row_of
 from fedlearn.lab.bench.scale_app import Sample, ScaleOrder, open_null, read_order, scale_job, take_sample, to_json
 from fedlearn.lab.bench.scale_forecast import Assumptions, forecast
 from fedlearn.lab.bench.scale_nodes import EMPTY_PULL, Calls, from_plain
@@ -144,33 +144,6 @@ def test_a_sample_is_of_the_processes_it_names() -> None:
     assert found.superlink >= before.user + before.system
     assert found.nodes >= 2 * (before.user + before.system)
     assert found.superlink_bytes > 2**20
-
-
-def test_a_tiny_run() -> None:
-    """A SuperLink with TLS, two nodes; afterwards nothing runs and every column is there."""
-    children = set(psutil.Process().children(recursive=True))
-    said = io.StringIO()
-    sizes = ScaleSizes(nodes=(2,), model_bytes=(4_000,), rounds=1, stock=0, seed=7, idle_s=0.2)
-    bench = bench_scale(sizes, Console(file=said))
-    assert not set(psutil.Process().children(recursive=True)) - children
-    (row,) = bench.rows
-    assert (row.path, row.nodes, row.model_bytes, row.rounds) == ("resident", 2, 4_000, 1)
-    assert row.traffic is not None
-    # an answer is the weights as f64; the task, which all parts of a round share, reaches a node once
-    assert 8_000 < row.traffic.sent < 13_000
-    assert 4_000 < row.traffic.received < 8_000
-    assert min(row.superlink.cpu_s, row.serverapp.cpu_s, row.hosts.cpu_s) > 0
-    assert [idle.nodes for idle in bench.idle] == [0, 2]
-    assert bench.stock_ratio is None
-    plain = json.loads(json.dumps(asdict(bench)))
-    assert plain["sizes"]["seed"] == 7
-    assert plain["code"]
-    assert plain["machine"]["versions"]["flwr"]
-    shown = io.StringIO()
-    show_scale(Console(file=shown, width=200), bench)
-    assert "4,000" in shown.getvalue()
-    assert row.bottleneck in shown.getvalue()
-    assert f"load {bench.machine.load[0]:g} before" in shown.getvalue()
 
 
 def test_the_tables_are_read_at_80_columns() -> None:

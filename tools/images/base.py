@@ -25,6 +25,8 @@ def import_base(docker: Docker, folder: Path) -> str:
     Raises:
         RunError: debootstrap failed, or this is no Debian.
     """
+    if docker.run("docker", "images", "--quiet", NAME).strip():
+        return NAME
     root, done = folder / "root", folder / "root.done"
     if not done.exists():
         codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")

@@ -95,7 +95,7 @@ class Fleet:
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         _require(fields["Uid"].split() == [str(UID)] * 4, f"{service}: uid {fields['Uid']}")
         _require(int(fields["CapBnd"], 16) == 0 and fields["NoNewPrivs"] == "1", f"{service}: may gain rights")
-        for place in ("/app", "/etc", "/var/lib/fedlearn"):
+        for place in ("/app", "/etc", "/usr/local/lib/fedlearn"):
             self._refused(f"{service}: {place} can be written", "exec", "-T", service, "touch", f"{place}/written")
         self._exec(service, "touch", "/tmp/written")  # noqa: S108 - the control, in the container
 

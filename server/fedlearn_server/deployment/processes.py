@@ -205,11 +205,18 @@ def _look_up(record: ProcessRecord) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(record.pid)
-        if abs(process.create_time() - record.created) > CLOCK_S or process.status() == psutil.STATUS_ZOMBIE:
+        if abs(process.create_time() - record.created) > CLOCK_S:
+            return None
+        if process.status() == psutil.STATUS_ZOMBIE and _can_be_reaped(record.pid):
             return None
     except _GONE:
         return None
     return process
+
+
+def _can_be_reaped(pid: int) -> bool:
+    """Whether a zombie is all over. One whose first thread ended looks like one too, while its other threads run."""
+    return all(child.poll() is not None for child in _started if child.pid == pid)
 
 
 def _records(processes: Iterable[psutil.Process]) -> Iterable[ProcessRecord]:
