@@ -586,7 +586,7 @@ def test_a_key_that_is_none(given: Given, capsys: pytest.CaptureFixture[str], tm
 def test_a_key_that_others_can_read(
     given: Given, capsys: pytest.CaptureFixture[str], tmp_path: Path, mode: int
 ) -> None:
-    arguments = given()
+    arguments = given(cohort="nobody")  # which would be refused next: no node is started
     (tmp_path / "key.pem").chmod(mode)
     said = refused(capsys, arguments)
     assert f"--key {tmp_path / 'key.pem'}: others can read this node's key: `chmod 600 {tmp_path / 'key.pem'}`" in said
@@ -597,7 +597,8 @@ def test_data_that_is_not_there(given: Given, capsys: pytest.CaptureFixture[str]
     path = tmp_path / "data"
     if kind == "file":
         path.write_text("")
-    assert f"FL102: --data-root {path}: not a directory" in refused(capsys, given(data_root=str(path)))
+    said = refused(capsys, given(data_root=str(path), cohort="nobody"))
+    assert f"FL102: --data-root {path}: not a directory" in said
 
 
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.OpenSSH, PrivateFormat.TraditionalOpenSSL])

@@ -133,11 +133,14 @@ def test_no_node_is_refused_at_once(
     runtime = {"here": local, "fleet": replace(local, fleet=SimpleNamespace()), "elsewhere": remote}[where]
     words = {"here": "`fedlearn up --nodes 3` starts", "fleet": "`fedlearn up --nodes 3 --gateways FILE` starts"}
     monkeypatch.setattr(lines, "_open", lambda _: Link(()))
-    monkeypatch.setattr(lines, "opened", lambda _: SimpleNamespace(address="here:1"))
+    monkeypatch.setattr(lines, "opened", lambda _: SimpleNamespace(address="here:1", nodes=()))
     with pytest.raises(DeploymentRefused, match=rf"has no node, .*{words.get(where, 'register one there')}"):
         Line(runtime).check()
     monkeypatch.setattr(lines, "_open", lambda _: Link((NODE,)))
     Line(runtime).check()  # it may come online
+    monkeypatch.setattr(lines, "opened", lambda _: SimpleNamespace(nodes=(NODE,) * 5))
+    if where == "here":
+        assert Line(runtime).nodes_remedy == "`fedlearn up` starts some.", "--nodes 3 would remove two"
 
 
 def test_what_a_training_logs_is_what_its_follower_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

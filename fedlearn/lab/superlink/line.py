@@ -72,8 +72,10 @@ class Line:
         """What to do about a SuperLink without nodes."""
         if self._runtime.address is not None:
             return "register one there and start it (docs/operations.md)."
+        # fewer than it has would be removed, with their keys
+        count = "" if opened(default_directory()).nodes else " --nodes 3"
         gateways = "" if self._runtime.fleet is None else " --gateways FILE"
-        return f"`fedlearn up --nodes 3{gateways}` starts some."
+        return f"`fedlearn up{count}{gateways}` starts some."
 
     @property
     def address(self) -> str:
