@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: install demo demo-device demo-superlink test test-long test-postgres check bench docs clean help
+.PHONY: install demo demo-device demo-superlink demo-fleet test test-long test-postgres check bench docs clean help
 
 PYTHON ?= python3.11
 WORKERS ?= 2
@@ -65,6 +65,10 @@ demo-superlink: $(LAB)  ## the same job over a SuperLink with TLS and three resi
 	$(BIN)/fedlearn train experiment=city_quick runtime=superlink cohort.rounds=20 evaluation.controls=false run.dir=$$run
 	$(BIN)/fedlearn ledger verify $$run
 	echo "make demo-superlink: $$((SECONDS - started)) s, installation not counted. Open $$run/report.html"
+
+demo-fleet: $(LAB)  ## phones, gateways and SuperLink on this machine: ten private steps, a verified ledger
+	@mkdir -p build/demo-fleet-state
+	FEDLEARN_STATE=$(CURDIR)/build/demo-fleet-state $(BIN)/fedlearn demo-fleet
 
 test: $(DEV)  ## every test but the long ones (PYTEST_ADDOPTS is respected)
 	@$(BIN)/python -m pytest -n $(WORKERS) --durations=15
