@@ -48,7 +48,7 @@ def _mirror(codename: str) -> str:
     lines = _checked(["apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted], 60).split()
     if not lines:
         raise RunError(
-            f"apt has no source of {codename!r} on this machine; give a base image: make docker-test BASE=..."
+            f"apt has no source of {codename!r} on this machine; add one to its sources, or change CODENAME."
         )
     return lines[0]
 
