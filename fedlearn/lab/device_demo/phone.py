@@ -16,7 +16,7 @@ from fedlearn.proto import device_pb2 as pb
 from fedlearn.proto import device_pb2_grpc as rpc
 from fedlearn_client.daemon import Daemon, Hooks
 from fedlearn_client.fakes import FakeAttestation, FakeAuditSink, FakeConditions, FakeGateway
-from fedlearn_client.hooks import Caller, Role
+from fedlearn_client.hooks import Caller, Role, Transport
 from fedlearn_client.linux.callers import SocketCallers
 from fedlearn_client.linux.clock import LinuxClock
 from fedlearn_client.linux.keystore import FileKeyStore
@@ -36,17 +36,15 @@ CALLERS: Final = {
 TIMEOUT_S: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Phone:
-    """What the story talks to.
+@dataclass(frozen=True, kw_only=True)
+class Handset:
+    """A running daemon, and a channel for each caller.
 
     Args:
-        gateway: the other end of the transport; keeps every byte that arrived.
         directory: the store, while it runs.
         channels: caller -> its own channel.
     """
 
-    gateway: FakeGateway
     directory: Path
     channels: dict[str, grpc.Channel] = field(repr=False)
 
@@ -93,9 +91,37 @@ class Phone:
         return reply
 
 
+@dataclass(frozen=True, kw_only=True)
+class Phone(Handset):
+    """What the story talks to.
+
+    Args:
+        gateway: the other end of the transport; keeps every byte that arrived.
+    """
+
+    gateway: FakeGateway
+
+
 @contextmanager
 def running_phone(directory: Path, bundle: Bundle, root: str, task_key: SigningKey) -> Iterator[Phone]:
     """Run a phone that has nothing on it yet, and stop it afterwards."""
+    gateway = FakeGateway(bundle.plan, bundle.files["weights.bin"], task_key, clock_rng=LinuxClock())
+    with running_daemon(directory, root, gateway) as handset:
+        yield Phone(directory=handset.directory, channels=handset.channels, gateway=gateway)
+
+
+@contextmanager
+def running_daemon(
+    directory: Path, root: str, transport: Transport, credential: Path | None = None
+) -> Iterator[Handset]:
+    """Run a daemon that has nothing on it yet, and stop it afterwards.
+
+    Args:
+        directory: new, its path short: it holds sockets.
+        root: the root's public key.
+        transport: to its gateway.
+        credential: file with which it enrols; None: the gateway asks for none.
+    """
     clock = LinuxClock()
     # socket paths are short by law of the kernel; the run's own folder may be deep
     sockets = {name: directory / f"{number}.sock" for number, name in enumerate(CALLERS)}
@@ -104,16 +130,15 @@ def running_phone(directory: Path, bundle: Bundle, root: str, task_key: SigningK
         socket=sockets["settings"],
         callers=directory / "callers.toml",
         root_keys=(root,),
-        train=False,  # a night is when the story says so
+        credential=credential,
+        train=False,  # a night is when somebody says so
     )
-    weights = bundle.files["weights.bin"]
-    gateway = FakeGateway(bundle.plan, weights, task_key, clock_rng=clock)
     hooks = Hooks(
         conditions=FakeConditions(),
         keystore=FileKeyStore(directory / "keys", random_bytes=clock.random_bytes),
         attestation=FakeAttestation(),
         callers=SocketCallers({sockets[name]: caller for name, caller in CALLERS.items()}),
-        transport=gateway,
+        transport=transport,
         clock_rng=clock,
         audit=FakeAuditSink(),
     )
@@ -123,4 +148,4 @@ def running_phone(directory: Path, bundle: Bundle, root: str, task_key: SigningK
         life.callback(daemon.stop)
         daemon.start()
         channels = {name: life.enter_context(grpc.insecure_channel(f"unix:{path}")) for name, path in sockets.items()}
-        yield Phone(gateway, settings.directory, channels)
+        yield Handset(directory=settings.directory, channels=channels)
