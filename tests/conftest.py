@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,16 @@ def own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("FEDLEARN_CACHE", str(shared / "fedlearn-cache"))
         patch.setenv("FEDLEARN_STATE", str(base / "fedlearn-state"))
         yield shared
+
+
+@pytest.fixture(autouse=True)
+def loggers_that_speak() -> None:
+    """Migrations of Flower and MLflow switch off all loggers of the process: what they did in one test ends with it."""
+    ours = (found for name, found in logging.root.manager.loggerDict.items() if name.startswith("fedlearn"))
+    for logger in ours:
+        if isinstance(logger, logging.Logger) and logger.disabled:
+            logger.disabled = False
+            logger.setLevel(logger.level)  # by its method: what is enabled is cached
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_another_seed_is_another_model(trained: Callable[..., Trained], tmp_path
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="runtime=ray needs pip install 'fedlearn[ray]'")
-@pytest.mark.parametrize("nodes", [2, 7])
+@pytest.mark.parametrize("nodes", [pytest.param(2, marks=pytest.mark.long), 7])
 def test_ray(trained: Callable[..., Trained], small_city: SmallCity, tmp_path: Path, nodes: int) -> None:
     """In a process of its own: Ray leaves files and threads behind."""
     common = ("privacy=none", "cohort.fraction=0.5", "runtime.engine=vmap")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedlearn import files
-from fedlearn.errors import DeploymentRefused
+from fedlearn.errors import DeploymentRefused, OutOfRange
 from fedlearn_server.deployment import records
 from fedlearn_server.deployment.layout import Layout, claim, locked
 from fedlearn_server.deployment.nodes import read_report, with_nodes
@@ -81,7 +81,7 @@ def test_a_file_where_the_directory_should_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("nodes", [-1, 513])
 def test_number_of_nodes(tmp_path: Path, nodes: int) -> None:
-    with pytest.raises(DeploymentRefused, match=rf"--nodes {nodes}: must be in 0\.\.512"):
+    with pytest.raises(OutOfRange, match=rf"--nodes {nodes}: must be in 0\.\.512"):
         up(tmp_path / "d", nodes)
     assert not (tmp_path / "d").exists()
 
