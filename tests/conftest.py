@@ -36,7 +36,12 @@ def own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def loggers_that_speak() -> None:
-    """Migrations of Flower and MLflow switch off all loggers of the process: what they did in one test ends with it."""
+    """Migrations of Flower and MLflow switch off all loggers of the process, and Hydra raises the root's level.
+
+    What they did in one test ends with it.
+    """
+    if logging.root.level != logging.WARNING:
+        logging.root.setLevel(logging.WARNING)
     ours = (found for name, found in logging.root.manager.loggerDict.items() if name.startswith("fedlearn"))
     for logger in ours:
         if isinstance(logger, logging.Logger) and logger.disabled:
