@@ -33,18 +33,19 @@ class FleetSizes:
         round_size: least phones in a sum that may be released.
         min_separation: b.
         epsilon: of the training.
-        attempt_s: seconds that a gateway waits for a cohort.
+        attempt_s: seconds that a gateway waits for a cohort, and a phone has for its task: a daemon keeps a minute of
+            it for the upload.
     """
 
     devices: int = 200
     daemons: int = 3
     gateways: int = 2
     steps: int = 10
-    cohort: int = 80
-    round_size: int = 40
+    cohort: int = 60
+    round_size: int = 30
     min_separation: int = 2
     epsilon: float = 3.0
-    attempt_s: float = 30.0
+    attempt_s: float = 120.0
 
     @property
     def population(self) -> int:

@@ -21,6 +21,8 @@ from fedlearn_server.gateway.beside import listening_port
 
 PATIENCE_S = 30.0
 TEMPLATE = "gateway.toml"
+OVER_SELECTION = 1.6
+"""A sixth of the swarm's tasks come to nothing, and a step should not wait for its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class FleetWorld:
             "root_key": self.papers.directory / "keys" / "root.key.pub",
             "population": sizes.population,
             "round_size": sizes.round_size,
+            "over_selection": OVER_SELECTION,
             "attempt_s": sizes.attempt_s,
             "task_s": sizes.attempt_s,
         }
