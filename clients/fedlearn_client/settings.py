@@ -11,21 +11,16 @@ credential = "/etc/fedlearn/credential.json"
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import os
 import re
-import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fedlearn.errors import ConfigError, OutOfRange, UnknownSetting
+from fedlearn.errors import OutOfRange
+from fedlearn.toml_settings import from_table, read_toml
 
-_LARGEST_FILE: Final = 64 * 1024
 _ROOT_KEY: Final = re.compile(r"[0-9a-f]{64}")
 _MOST_ROOT_KEYS: Final = 8
 _ADDRESS: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})")
@@ -142,45 +137,9 @@ def load_settings(path: Path) -> Settings:
         OutOfRange: a value of the wrong type or outside its range.
         ConfigError: no such file, or not TOML; or a required key is absent.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise ConfigError(f"settings={path}: cannot be read ({os.strerror(error.errno or 0)}).") from error
-    if len(data) > _LARGEST_FILE:
-        raise ConfigError(f"settings={path}: larger than 64 KiB.")
-    try:
-        table = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"settings={path}: not TOML: {error}") from error
-    return settings_from_table(table)
+    return settings_from_table(read_toml(path))
 
 
 def settings_from_table(table: Mapping[str, Any]) -> Settings:
     """Return settings from a TOML table; raises as ``load_settings``."""
-    hints = typing.get_type_hints(Settings)
-    fields = {field.name: field for field in dataclasses.fields(Settings)}
-    for name in table:
-        if name not in fields:
-            raise UnknownSetting(f"{name}: is not a setting; there are {', '.join(fields)}.")
-    for name, field in fields.items():
-        if field.default is dataclasses.MISSING and name not in table:
-            raise ConfigError(f"{name}: must be set.")
-    return Settings(**{name: _converted(name, value, hints[name]) for name, value in table.items()})
-
-
-def _converted(name: str, value: object, kind: Any) -> Any:
-    if isinstance(kind, types.UnionType):  # Path | None; TOML has no null
-        kind = Path
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return tuple(value)
-    words = {Path: "a path", bool: "true or false", float: "a number", int: "a whole number"}
-    raise OutOfRange(f"{name}: must be {words.get(kind, 'a list of texts')}.")
+    return from_table(Settings, table)

@@ -17,19 +17,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from fedlearn.errors import ConfigError, OutOfRange, PolicyInvalid, UnknownSetting
+from fedlearn.errors import OutOfRange, PolicyInvalid
 from fedlearn.policy.keys import require_key
+from fedlearn.toml_settings import from_table, read_toml
 
-_LARGEST_FILE: Final = 64 * 1024
 _MOST_ISSUERS: Final = 8
 _MOST_POPULATIONS: Final = 64
 _LONGEST_NAME: Final = 128
@@ -163,43 +159,9 @@ def load_settings(path: Path) -> GatewaySettings:
         OutOfRange: a value of the wrong type or outside its range.
         ConfigError: no such file, or not TOML; or a required key is absent.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise ConfigError(f"settings={path}: cannot be read ({os.strerror(error.errno or 0)}).") from error
-    if len(data) > _LARGEST_FILE:
-        raise ConfigError(f"settings={path}: larger than 64 KiB.")
-    try:
-        table = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"settings={path}: not TOML: {error}") from error
-    return settings_from_table(table)
+    return settings_from_table(read_toml(path))
 
 
 def settings_from_table(table: Mapping[str, Any]) -> GatewaySettings:
     """Return settings from a TOML table; raises as ``load_settings``."""
-    hints = typing.get_type_hints(GatewaySettings)
-    known = {one.name: one for one in dataclasses.fields(GatewaySettings)}
-    for name in table:
-        if name not in known:
-            raise UnknownSetting(f"{name}: is not a setting; there are {', '.join(known)}.")
-    for name, one in known.items():
-        if one.default is dataclasses.MISSING and name not in table:
-            raise ConfigError(f"{name}: must be set.")
-    return GatewaySettings(**{name: _converted(name, value, hints[name]) for name, value in table.items()})
-
-
-def _converted(name: str, value: object, kind: Any) -> Any:
-    if isinstance(kind, types.UnionType):  # Path | None; TOML has no null
-        kind = Path
-    words = {Path: "a path", str: "a text", bool: "true or false", float: "a number", int: "a whole number"}
-    if kind is Path and isinstance(value, str) and value:
-        return Path(value)
-    if kind in {str, bool, int} and type(value) is kind:
-        return value
-    if kind is float and type(value) in {int, float}:
-        return float(typing.cast("float", value))
-    if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return tuple(value)
-    raise OutOfRange(f"{name}: must be {words.get(kind, 'a list of texts')}.")
+    return from_table(GatewaySettings, table)
