@@ -17,6 +17,7 @@ from fedlearn.lab.local_training import training_terms
 from fedlearn.lab.policy_check import mechanism_terms
 from fedlearn.ledger.signing import read_public
 from fedlearn.models.base import Parameters
+from fedlearn.policy.document import PopulationKind
 from fedlearn.privacy.plan import PrivacyPlan
 from fedlearn_server.gateway.terms import FleetTerms
 
@@ -65,6 +66,12 @@ def fleet_terms(config: ExperimentConfig, run_id: str, plan: PrivacyPlan | None)
         raise OutOfRange("privacy.mode=none: phones train under noise only; choose e.g. privacy=blt.")
     bundle = fleet_bundle(fleet)
     require_same(config, plan, bundle)
+    enrolled = bundle.verified.policy.population.kind is PopulationKind.ENROLLED
+    if enrolled and config.ledger.where is None:
+        raise OutOfRange(
+            "ledger.where=null: an enrolled population has one ledger for all its runs, whose checkpoints phones keep; "
+            "make it with `fedlearn ledger create` and name it."
+        )
     target = max(fleet.round_size, round(plan.cohort))
     return FleetTerms(
         run_id=run_id,

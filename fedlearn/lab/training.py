@@ -188,6 +188,7 @@ def make_job(training: Training) -> TrainingJob:
             else fleet_terms(config, training.run_id, plan).to_json()
         ),
         gateways=fleet is not None,
+        round_size=1 if fleet is None else fleet.round_size,
         adaptive_clip=adaptive_clip_for(config.privacy, plan),
     )
 

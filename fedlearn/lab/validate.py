@@ -254,6 +254,11 @@ def _validate_fleet(config: ExperimentConfig) -> None:
         return
     _at_least("runtime.fleet.population", fleet.population, 1)
     _at_least("runtime.fleet.round_size", fleet.round_size, 1)
+    if fleet.round_size > fleet.population:
+        raise OutOfRange(
+            f"runtime.fleet.round_size={fleet.round_size}: over runtime.fleet.population={fleet.population}; no step "
+            "could be released."
+        )
     _positive("runtime.fleet.attempt_s", fleet.attempt_s)
     _positive("runtime.fleet.task_s", fleet.task_s)
     if not 1.0 <= fleet.over_selection <= 10.0:

@@ -9,8 +9,9 @@ def fleet_trusted() -> tuple[str, ...]:
     """Name who sees more than the released model."""
     return (
         "A gateway sees single clipped updates, each beside the device's key, and adds them up: until split "
-        "aggregation exists nothing hides them from it. Its database holds the sum of an open collection without "
-        "noise, until that is answered.",
+        "aggregation exists nothing hides them from it. Its database holds the sum of a collection without noise "
+        "until the run asks for the next step; of the last step, or of a run that was given up, until a day after its "
+        "deadline.",
         "The server sees the sum of a round before its noise.",
         "SuperLink, the proxy in front of it, and whoever reads their memory, their disks or a copy of SuperLink's "
         "database, sees the gateways' sums, also after the run: what was delivered stays in the database's files until "
@@ -22,8 +23,9 @@ def fleet_trusted() -> tuple[str, ...]:
 def fleet_unprotected() -> tuple[str, ...]:
     """Name what no noise covers."""
     return (
-        "Check-in metadata at the gateways: device key, address, time, outcome; kept for 7 days at most, and joined to "
-        "no update on disk.",
+        "Check-in metadata at the gateways: device key, address, time, outcome; kept for 7 days at most. By the "
+        "device's key it can be joined to the steps that the device took part in, which are kept to count them; no "
+        "update is on disk.",
         "That a step was released at all: at least round_size phones sent for it.",
         "Every metric of the result table: computed on the engineer's own data, not on the phones.",
         "The wall times, and the times in the ledger.",

@@ -73,6 +73,7 @@ class TrainingJob:
         ledger: the shared ledger it spends from, or None: one of its own, in ``directory``.
         gateways: phones take part by themselves, through gateways that count their participations; what they did
             is known to nobody without noise.
+        round_size: least phones in a sum that may be released, >= 1; what each phone behind a gateway was promised.
     """
 
     run_id: str
@@ -93,6 +94,7 @@ class TrainingJob:
     adaptive_clip: AdaptiveClipSettings | None = None
     ledger: SharedLedger | None = None
     gateways: bool = False
+    round_size: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a plan that was made for another training, or a population whose exact sum has no room."""

@@ -197,6 +197,7 @@ class Gathered:
 
     fold: Fold
     minimum: int
+    round_size: int = 0
     loss_sum: float = 0.0
     trained: int = 0
     clipped: int = 0
@@ -218,6 +219,8 @@ class Gathered:
                 f"step {step}: {self.fold.accepted or 'no'} part(s) of the population accepted, at least "
                 f"{self.minimum} needed {said}."
             )
+        if self.fold.count < self.round_size:
+            raise RoundFailed(f"step {step}: fewer phones than the {self.round_size} that each was promised.")
         if not private and not self.fold.count and (self.parts or self.phones):
             # with privacy on, whether a round is released must not depend on one phone: an empty cohort is noise alone
             raise RoundFailed(
@@ -248,19 +251,27 @@ def gather(nodes: Conversation, task: RoundTask, job: TrainingJob) -> Gathered:
     """Ask every part of the population and fold the answers as they arrive; what may not be added is counted."""
     terms = FoldTerms(task_digest(task), task.dimension, task.l2_bound, task.grid_step, Level.COHORT)
     asking = job.asking
-    gathered = Gathered(Fold(terms), asking.parts(asking.minimum, job.shards))
+    least = job.round_size if job.gateways else 0
+    gathered = Gathered(Fold(terms), asking.parts(asking.minimum, job.shards), least)
     enough = asking.parts(asking.enough, job.shards)
     seen: set[int] = set()
     with closing(nodes.ask(encode_task(task), task.step)) as answers:
         for answer in answers:
             if answer.reason is not Reason.LATE:
                 seen.add(answer.partition)
-            _fold(gathered, answer, terms.max_bytes, len(shard(job.population, answer.partition, job.shards)))
+            _fold(gathered, answer, terms.max_bytes, _reserved(job, answer.partition))
             if gathered.fold.accepted >= enough:
                 break
     if len(seen) < job.shards:
         gathered.parts[Reason.LATE] += job.shards - len(seen)
     return gathered
+
+
+def _reserved(job: TrainingJob, partition: int) -> int:
+    """Return the most phones that one part may speak for: those of its shard, or its share where phones choose it."""
+    if job.gateways:
+        return -(-job.population // job.shards)
+    return len(shard(job.population, partition, job.shards))
 
 
 def _fold(gathered: Gathered, answer: PartAnswer, max_bytes: int, reserved: int) -> None:

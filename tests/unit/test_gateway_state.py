@@ -347,6 +347,27 @@ class TestCollections:
         with pytest.raises(RoundFailed, match="another task"):
             state.open_collection(phones.terms, replace(task, seed=8), bytes(4 * fleet.WIDTH), 0, 1, phones.now)
 
+    def test_a_part_that_was_abandoned_opens_again_after_the_oldest_were_tidied_away(self, state: GatewayState) -> None:
+        """Their number is no number for the next: it was taken twice, and the part never opened again."""
+        phones = town(state)
+        for _ in range(3):
+            assert state.close(phones.open(), phones.now) is None
+            phones.now += 3600.0
+        state.tidy(phones.now - 3 * 3600.0 + phones.terms.attempt_s + 86_401.0)
+        with state._store.reading() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM gateway_collections").scalar_one() == 2
+        assert phones.open().tries == 3
+
+    def test_asked_again_it_shows_the_newer_checkpoint(self, state: GatewayState) -> None:
+        phones = town(state)
+        task = fleet.round_task()
+        for shown in (b"length 5", b"length 7"):
+            told = replace(task, ledger_checkpoint=shown)
+            state.open_collection(phones.terms, told, bytes(4 * fleet.WIDTH), 0, 1, phones.now)
+        offer = phones.ask(0)
+        assert isinstance(offer, fleet.Offer)
+        assert offer.checkpoint == b"length 7"
+
     def test_a_sum_that_could_overflow(self, state: GatewayState) -> None:
         phones = town(state, target=2**33)
         with pytest.raises(RoundFailed, match="does not fit the grid"):
@@ -412,7 +433,7 @@ class TestTidy:
         }  # fmt: skip
         state.close(collection, phones.now)
         state.answer(collection, b"reply")
-        state.tidy(phones.now + 601)
+        state.tidy(phones.now + 1201)
         assert counted() == {
             "check_ins": 1, "nonces": 0, "tokens": 3, "sums": 0, "answers": 1, "objects": 1, "collections": 1
         }  # fmt: skip

@@ -16,18 +16,20 @@ import numpy as np
 import pytest
 
 from fedlearn.errors import LedgerError, LedgerLocked, OutOfRange, Reason, ResumeRefused, RoundFailed
+from fedlearn.fold import Fold, FoldTerms
 from fedlearn.ledger import LEDGER_FILE, Charged, Committed, Ledger, Reserved, RunAccount, Voided
 from fedlearn.ledger.anchor import AnchorFile
 from fedlearn.privacy import mechanisms
 from fedlearn.privacy.secrets import SecretStore
 from fedlearn.privacy.tally import Tally
 from fedlearn.task import CohortReply, RoundTask
+from fedlearn.types import Level
 from fedlearn.wire import encode_reply
 from fedlearn_server import checkpoint
 from fedlearn_server.checkpoint import CHECKPOINT_FILE, MODEL_FILE, load_checkpoint, load_model
 from fedlearn_server.collect import Asking
 from fedlearn_server.grids.in_process import InProcessGrid
-from fedlearn_server.round import RoundOutcome
+from fedlearn_server.round import Gathered, RoundOutcome
 from fedlearn_server.spend import NoSpend
 from fedlearn_server.training import run_training
 
@@ -708,3 +710,17 @@ def test_resumed_without_privacy_to_the_bit(directory: Path, tmp_path: Path, tra
     tracer.crash_at = None
     process(job, tracer, town.Nodes([town.good]))
     assert load_model(directory)["weights"].tobytes() == load_model(whole)["weights"].tobytes()
+
+
+@pytest.mark.parametrize(("count", "released"), [(0, False), (4, False), (5, True)])
+def test_no_sum_of_fewer_phones_than_each_was_promised(count: int, released: bool) -> None:
+    """Whatever gateways answer; and how many came is not said."""
+    terms = FoldTerms(bytes(32), 3, 1.0, 2.0**-20, Level.COHORT)
+    gathered = Gathered(Fold(terms), minimum=1, round_size=5)
+    gathered.fold.accepted, gathered.fold.count = 1, count
+    if released:
+        assert gathered.bounded_sum(0, 1.0, private=True).count == 5
+        return
+    with pytest.raises(RoundFailed, match="fewer phones than the 5") as refused:
+        gathered.bounded_sum(0, 1.0, private=True)
+    assert "4" not in str(refused.value)

@@ -17,8 +17,8 @@ from fedlearn_server.gateway.collecting import Collection, collection_of
 from fedlearn_server.gateway.enrolment import denied
 from fedlearn_server.gateway.tables import Stage, Use, collections, nonces, participations, tokens
 
-NONCES_KEPT_S: Final = 2 * CLOCK_TOLERANCE_S
-"""A request may be dated so far ahead, and is good for as long again."""
+NONCES_KEPT_S: Final = 4 * CLOCK_TOLERANCE_S
+"""A request may be dated so far ahead and is good for as long again; and gateways' clocks may differ by as much."""
 LEAST_LIFE: Final = 0.25
 """No task is given with less than this part of its life left: a phone would pay for it and come too late."""
 

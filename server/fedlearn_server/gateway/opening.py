@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, and_, delete, func, insert, or_, select
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
 from fedlearn.device.weights import ITEM_BYTES
 from fedlearn.errors import OutOfRange, RoundFailed
@@ -49,8 +49,13 @@ def open_collection(connection: Connection, wanted: Wanted, now: float) -> Colle
         collection = collection_of(going)
         if (collection.task_digest, collection.parts, collection.terms) != (digest, parts, terms):
             raise RoundFailed(f"step {task.step}: attempt {task.attempt} is open for another task; make a new attempt.")
-        return collection
-    tries = connection.execute(select(func.count()).select_from(collections).where(*here)).scalar_one()
+        # a phone that met a newer one elsewhere would take the old one for a ledger that was cut off
+        shown = task.ledger_checkpoint
+        connection.execute(update(collections).where(collections.c.id == collection.id).values(checkpoint=shown))
+        return replace(collection, checkpoint=shown)
+    # not their number: the oldest may have been tidied away
+    last = connection.execute(select(func.max(collections.c.tries)).where(*here)).scalar_one()
+    tries = 0 if last is None else last + 1
     row = _new_row(wanted, now) | {
         "tries": tries,
         "weights_digest": put_object(connection, wanted.weights, of_step=True).hex(),

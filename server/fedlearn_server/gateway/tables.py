@@ -1,4 +1,6 @@
-"""The tables of a gateway's state. No row links an address, or the time of an upload, to a contribution.
+"""The tables of a gateway's state. No row holds an address, or the time of an upload, beside a contribution.
+
+A check-in and a participation both name the device, so whoever reads the whole state can join them by it.
 
 A task's row says which device it was given to, because participations are counted; it keeps the SHA-256 of what was
 uploaded for it, so that the same bytes are answered the same way again. A contribution carries a random nonce, hence
