@@ -71,7 +71,7 @@ demo-fleet: $(LAB)  ## phones, gateways and SuperLink on this machine: ten priva
 	FEDLEARN_STATE=$(CURDIR)/build/demo-fleet-state $(BIN)/fedlearn demo-fleet
 
 test: $(DEV)  ## every test but the long ones (PYTEST_ADDOPTS is respected)
-	@$(BIN)/python -m pytest -n $(WORKERS) --durations=15
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=15
 
 # Each long test file is a part with a stamp of its own: an interrupted `make test-long` goes on where it stopped,
 # and a part whose stamp is older than any source runs again.
